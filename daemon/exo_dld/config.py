@@ -1,0 +1,250 @@
+"""The daemon's settings: a TOML file, then ``EXO_DL_*`` variables, then flags; the later one wins.
+
+`SETTINGS` is the only list of them. Every setting can be given in all three places; only the cluster secret itself
+never comes as a flag or from the settings file, where others could read it: those name a file that holds it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from exo_dl import __version__, locations, secretfile
+from exo_dl.errors import StorageError, UsageError
+from exo_dld import settings
+from exo_dld.settings import SETTINGS, Setting
+
+__all__ = ["DEFAULT_PORT", "Config", "load"]
+
+DEFAULT_PORT = 52520
+
+_SECRET_VARIABLE = "EXO_DL_CLUSTER_SECRET"  # noqa: S105 - the name of a variable
+_MAX_TOKEN_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The settings of one daemon, checked. Secrets are left out of its ``repr``."""
+
+    state_dir: Path
+    """Database, node id, secret and socket. The daemon makes it."""
+    name: str
+    """What people call this node; at most 63 bytes, no comma."""
+    host: str = ""
+    """The address that the gRPC and piece ports listen on; empty: all, IPv4 and IPv6."""
+    port: int = DEFAULT_PORT
+    """gRPC port for other nodes; 0: any free one."""
+    port_chosen: bool = False
+    """Somebody asked for this port. If not, and it is taken, any free one will do."""
+    piece_port: int = 0
+    """HTTP port for pieces; 0: any free one."""
+    peers: tuple[str, ...] = ()
+    """Static peers as ``host:port`` (IPv6 in brackets)."""
+    cluster_secret: str | None = field(default=None, repr=False)
+    """The secret as text; None: the one in the state directory, made at the first start."""
+    mdns: bool = True
+    """Look for nodes, and be found, by multicast DNS."""
+    hf_endpoint: str = settings.DEFAULT_ENDPOINT
+    """The hub's base URL without a slash at the end."""
+    hf_home: Path
+    """The Hugging Face home directory."""
+    hf_cache: Path
+    """The Hugging Face cache (what ``HF_HUB_CACHE`` names)."""
+    hf_token: str | None = field(default=None, repr=False)
+    """The hub token of the environment. Use `current_hf_token`."""
+    hf_token_file: Path
+    """Where ``hf auth login`` leaves the token."""
+    memory_budget_bytes: int = 256 << 20
+    """Most memory that buffers of transfers may take together."""
+    max_hub_connections: int = 4
+    """Most connections to the hub at once, per pull."""
+    max_uploads: int = 16
+    """Most pieces that are sent to peers at once."""
+    log_json: bool = False
+    """One JSON document per log line."""
+    log_level: str = "info"
+    """"debug", "info", "warning" or "error"."""
+
+    def current_hf_token(self) -> str | None:
+        """The hub token now: from the environment of the start, else read anew, so that a login needs no restart.
+
+        Raises:
+            StorageError: the token file cannot be read.
+        """
+        if self.hf_token is not None:
+            return self.hf_token
+        try:
+            with open(self.hf_token_file, "rb") as file:
+                data = file.read(_MAX_TOKEN_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(
+                f"The hub token in {self.hf_token_file} cannot be read: {error.strerror}.",
+                hint="Correct its permissions, or remove it.",
+            ) from error
+        return data.decode("utf-8", "replace").strip() or None
+
+
+def load(arguments: Sequence[str] | None = None, *, environ: Mapping[str, str] | None = None) -> Config:
+    """Reads all settings. Touches nothing on the disk.
+
+    ``--help`` and ``--version`` print and raise SystemExit(0).
+
+    Args:
+        arguments: the flags; None: those of this process.
+        environ: the environment; None: that of this process.
+
+    Raises:
+        UsageError: an unknown setting, or a value that cannot be used, with its name and where it came from.
+    """
+    environ = os.environ if environ is None else environ
+    flags = vars(_parser().parse_args(arguments))
+    chosen = flags.pop("config", None)
+    path = locations.config_path(environ) if chosen is None else locations.absolute(chosen)
+    if (chosen is not None or environ.get(locations.CONFIG_VARIABLE)) and not path.exists():
+        raise UsageError(f"The settings file {path} does not exist.")
+    values: dict[str, Any] = {}
+    sources: dict[str, int] = {}
+    given = (_from_file(path), _from_environment(environ), _from_flags(flags))
+    for rank, source in enumerate(given):
+        values.update(source)
+        sources.update(dict.fromkeys(source, rank))
+    return _build(values, sources, environ)
+
+
+def _build(values: dict[str, Any], sources: Mapping[str, int], environ: Mapping[str, str]) -> Config:
+    values["cluster_secret"] = _secret(values.pop("cluster_secret_file", None), sources, environ)
+    values["port_chosen"] = "port" in values
+    if "state_dir" not in values:
+        values["state_dir"] = locations.platform_state_dir()
+    if "name" not in values:
+        values["name"] = settings.default_name(socket.gethostname())
+    return Config(**{**values, **_hugging_face(values, environ)})
+
+
+def _secret(file: Path | None, sources: Mapping[str, int], environ: Mapping[str, str]) -> str | None:
+    """A flag beats the environment, and that the settings file; a file and a secret in one place contradict."""
+    direct = environ.get(_SECRET_VARIABLE, "").strip()
+    rank = sources.get("cluster_secret_file", -1)
+    if direct and rank == 1:
+        raise UsageError(f"{_SECRET_VARIABLE} and {_SECRET_VARIABLE}_FILE are both set.", hint="Unset one of them.")
+    if file is not None and (not direct or rank > 1):
+        return secretfile.read_secret_file(file)
+    if not direct:
+        return None
+    from exo_dl.net.identity import parse_secret
+
+    try:
+        parse_secret(direct)
+    except UsageError as error:
+        raise UsageError(f"{_SECRET_VARIABLE}: {error.what}", hint=error.hint) from error
+    return direct
+
+
+def _hugging_face(values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Directories, endpoint and token where no setting gives them: by the variables that huggingface_hub has."""
+
+    def variable(name: str) -> str:
+        return environ.get(name, "").strip()
+
+    def place(setting: str, name: str, default: Path) -> Path:
+        if setting in values:
+            chosen: Path = values[setting]
+            return chosen
+        text = variable(name)
+        return locations.absolute(os.path.expandvars(text)) if text else default
+
+    base = variable("XDG_CACHE_HOME") or "~/.cache"
+    # A home chosen for this daemon alone beats the cache variable, which other programs share.
+    own_home = "hf_home" in values
+    home = place("hf_home", "HF_HOME", locations.absolute(base) / "huggingface")
+    found: dict[str, Any] = {"hf_home": home}
+    found["hf_cache"] = place("hf_cache", "" if own_home else "HF_HUB_CACHE", home / "hub")
+    found["hf_token_file"] = place("hf_token_file", "HF_TOKEN_PATH", home / "token")
+    if "hf_token_file" not in values:
+        found["hf_token"] = variable("HF_TOKEN") or None
+    endpoint = values.get("hf_endpoint")
+    if endpoint is None and variable("HF_ENDPOINT"):
+        endpoint = _parsed("HF_ENDPOINT", settings.endpoint, variable("HF_ENDPOINT"))
+    found["hf_endpoint"] = endpoint or settings.DEFAULT_ENDPOINT
+    return found
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    known = {setting.name: setting for setting in SETTINGS}
+    found = {}
+    for name, raw in locations.read_toml(path).items():
+        if name not in known:
+            raise UsageError(f"{path}: there is no setting {name!r}.", hint=_suggest(name, list(known)))
+        found[known[name].field] = _parsed(f"{path}: {name}", known[name].parse, raw)
+    return found
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    known: dict[str, Setting | None] = {setting.variable: setting for setting in SETTINGS}
+    known[locations.CONFIG_VARIABLE] = known[_SECRET_VARIABLE] = None
+    found = {}
+    for name in sorted(environ):
+        if not name.startswith("EXO_DL_"):
+            continue
+        if name not in known:
+            raise UsageError(f"There is no setting for the variable {name}.", hint=_suggest(name, list(known)))
+        setting = known[name]
+        # An empty variable is one that is not set: compose files and units pass them on like that.
+        if setting is not None and environ[name].strip():
+            found[setting.field] = _parsed(name, setting.parse, environ[name])
+    return found
+
+
+def _from_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
+    known = {setting.name: setting for setting in SETTINGS}
+    return {known[name].field: _parsed(known[name].flag, known[name].parse, raw) for name, raw in flags.items()}
+
+
+def _parsed(where: str, parse: settings.Parser, raw: object) -> Any:
+    try:
+        return parse(raw)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.what}", hint=error.hint) from error
+    except ValueError as error:
+        raise UsageError(f"{where} = {raw!r} cannot be used: {error}.") from error
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {close[0]}?" if close else f"There are: {', '.join(sorted(known))}."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"exo-dld: {message}.", hint="See: exo-dld --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="exo-dld",
+        description="The exo-dl daemon of this machine: finds the others of its cluster, and pulls models with them.",
+        epilog="Each setting is also a key of the TOML file (the name of its variable in lower case, without EXO_DL_). "
+        "A flag beats the variable, and the variable beats the file. The cluster secret itself comes from "
+        "EXO_DL_CLUSTER_SECRET or from a file. HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH, HF_HOME and HF_HUB_CACHE count.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"exo-dld {__version__}")
+    parser.add_argument("--config", metavar="FILE", help="Settings file. [env: EXO_DL_CONFIG]")
+    for setting in SETTINGS:
+        options: dict[str, Any] = {"dest": setting.name, "help": f"{setting.help} [env: {setting.variable}]"}
+        if setting.kind is settings.Kind.SWITCH:
+            parser.add_argument(setting.flag, action=argparse.BooleanOptionalAction, **options)
+        else:
+            options["action"] = "append" if setting.kind is settings.Kind.LIST else "store"
+            parser.add_argument(setting.flag, metavar=setting.metavar, **options)
+    return parser

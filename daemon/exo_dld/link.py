@@ -1,0 +1,343 @@
+"""One link between two nodes: a bidirectional stream of messages with bounded queues and a watch on silence.
+
+Rules: the first message in each direction is a Hello. Nothing here waits for a peer without a limit: what it does not
+read within `drain_s` or says nothing for `silence_s` ends the link, and so does a full queue (a message that was
+dropped would leave the two sides with different views; a new link starts from whole maps).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+
+from exo_dl.errors import ProtocolError
+from exo_dl.net.addresses import split_host_port
+from exo_dl.net.identity import is_node_id
+from exo_dl.rpc.v1.swarm_pb2 import Beat, Goodbye, Hello, LinkMessage, LinkRequest, LinkResponse
+
+__all__ = [
+    "GRPC_OPTIONS",
+    "MAX_ADDRESSES",
+    "MAX_MESSAGE_BYTES",
+    "PROTOCOL",
+    "ClientStream",
+    "Link",
+    "ServerStream",
+    "Stream",
+    "StreamBrokenError",
+    "Timing",
+    "check_hello",
+]
+
+PROTOCOL = 1
+MAX_MESSAGE_BYTES = 32 << 20
+MAX_ADDRESSES = 16
+_MAX_HELLO_BYTES = 8192
+_MAX_NAME_CHARS = 64
+
+GRPC_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16 << 10),
+    # A path that died silently is noticed by beats first; this is for connections without a link.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Links are for the local network; and each dial is an attempt of its own, not one behind a shared back-off.
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    # Two daemons must never share one port by accident.
+    ("grpc.so_reuseport", 0),
+)
+"""For the daemon's gRPC server and for every channel between nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Times in seconds, and limits, of links. Only tests give other values."""
+
+    beat_s: float = 1.0
+    silence_s: float = 5.0
+    drain_s: float = 10.0
+    handshake_s: float = 5.0
+    dial_s: float = 3.0
+    redial_min_s: float = 0.2
+    redial_max_s: float = 5.0
+    # A peer that dials while the link that we dialled is younger than this raced with us; later it has lost the link.
+    race_s: float = 3.0
+    # How long a peer that was lost (and is not a static one) is still shown and dialled.
+    forget_s: float = 60.0
+    queue_messages: int = 16_384
+    queue_bytes: int = 64 << 20
+
+
+class StreamBrokenError(Exception):
+    """The stream ended with an error. `code` is gRPC's, where it gave one."""
+
+    def __init__(self, text: str, code: grpc.StatusCode | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Stream(Protocol):
+    """What a link needs of its transport."""
+
+    async def read(self) -> LinkMessage | None:
+        """The next message; None after the last one. Raises StreamBrokenError."""
+
+    async def write(self, message: LinkMessage) -> None:
+        """Returns when the transport has taken the message. Raises StreamBrokenError."""
+
+    async def finish(self) -> None:
+        """Ends the stream and frees what belongs to it."""
+
+
+@contextlib.asynccontextmanager
+async def _translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise StreamBrokenError(error.details() or error.code().name, error.code()) from None
+    except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError) as error:
+        raise StreamBrokenError(str(error) or "the connection is closed") from None
+
+
+class ClientStream:
+    """The dialling side. Owns the channel."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        method: Any = channel.stream_stream(
+            "/exo_dl.rpc.v1.SwarmService/Link",
+            request_serializer=LinkRequest.SerializeToString,
+            response_deserializer=LinkResponse.FromString,
+        )
+        self._call: Any = method()
+
+    async def read(self) -> LinkMessage | None:
+        """See `Stream`."""
+        async with _translated():
+            answer = await self._call.read()  # grpc.aio.EOF after the last one
+            if isinstance(answer, LinkResponse):
+                return answer.message
+            code = await self._call.code()
+            if code is not grpc.StatusCode.OK:
+                raise StreamBrokenError(await self._call.details() or code.name, code)
+            return None
+
+    async def write(self, message: LinkMessage) -> None:
+        """See `Stream`."""
+        async with _translated():
+            await self._call.write(LinkRequest(message=message))
+
+    async def finish(self) -> None:
+        """See `Stream`."""
+        self._call.cancel()
+        await self._channel.close(None)
+
+
+class ServerStream:
+    """The dialled side. The stream ends when the handler that owns the context returns."""
+
+    def __init__(self, context: grpc.aio.ServicerContext[LinkRequest, LinkResponse]) -> None:
+        self._context = context
+
+    async def read(self) -> LinkMessage | None:
+        """See `Stream`."""
+        async with _translated():
+            request: Any = await self._context.read()
+            return request.message if isinstance(request, LinkRequest) else None
+
+    async def write(self, message: LinkMessage) -> None:
+        """See `Stream`."""
+        async with _translated():
+            await self._context.write(LinkResponse(message=message))
+
+    async def finish(self) -> None:
+        """See `Stream`."""
+
+
+def check_hello(message: LinkMessage | None, *, expected_id: str) -> Hello:
+    """The Hello in a stream's first message, held to its bounds.
+
+    Args:
+        message: what came first; None where the stream ended.
+        expected_id: the node id in the peer's certificate.
+
+    Raises:
+        ProtocolError: it is no Hello that may be trusted; the text says what is wrong.
+    """
+    if message is None or message.WhichOneof("body") != "hello":
+        raise ProtocolError("The first message of a link must be a Hello.")
+    hello = message.hello
+    if hello.ByteSize() > _MAX_HELLO_BYTES:
+        raise ProtocolError(f"A Hello may have {_MAX_HELLO_BYTES} bytes; this one has {hello.ByteSize()}.")
+    if hello.protocol != PROTOCOL:
+        raise ProtocolError(
+            f"It speaks protocol {hello.protocol}, this daemon speaks {PROTOCOL}.",
+            hint="Use the same version of exo-dl on all machines.",
+        )
+    if not is_node_id(hello.node_id) or hello.node_id != expected_id:
+        raise ProtocolError(f"It says that it is node {hello.node_id[:32]!r}, but its certificate is {expected_id}'s.")
+    if not all(0 < len(text) <= _MAX_NAME_CHARS and text.isprintable() for text in (hello.name, hello.version)):
+        raise ProtocolError(f"A name and a version have 1 to {_MAX_NAME_CHARS} printable characters.")
+    if not (1 <= hello.grpc_port <= 65535 and 1 <= hello.piece_port <= 65535):
+        raise ProtocolError("A port is a number from 1 to 65535.")
+    if len(hello.addresses) > MAX_ADDRESSES:
+        raise ProtocolError(f"A node may tell {MAX_ADDRESSES} addresses; this one tells {len(hello.addresses)}.")
+    for address in hello.addresses:
+        try:
+            split_host_port(address)
+        except ValueError:
+            raise ProtocolError(f"{address[:64]!r} is no address.") from None
+    return hello
+
+
+class Link:
+    """A link after its handshake. Lives on one event loop.
+
+    Args:
+        stream: the transport.
+        hello: what the peer said of itself, checked.
+        dialed: True where this node opened the connection.
+        host: the peer's address at the other end.
+        timing: limits.
+        first: a message that goes out before all others.
+    """
+
+    def __init__(
+        self, stream: Stream, *, hello: Hello, dialed: bool, host: str, timing: Timing, first: LinkMessage | None = None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stream = stream
+        self._timing = timing
+        self._queue: deque[tuple[LinkMessage, int]] = deque()
+        self._queue_bytes = 0
+        self._wake = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._reason = ""
+        self.hello = hello
+        self.dialed = dialed
+        self.host = host
+        self.left = False
+        self.opened_at = self.last_heard = self._drained_at = self._loop.time()
+        if first is not None:
+            self.send(first)
+
+    @property
+    def peer_id(self) -> str:
+        """The peer's node id, proven by its certificate."""
+        return self.hello.node_id
+
+    @property
+    def closed(self) -> bool:
+        """Whether the link has ended, or is about to."""
+        return self._closed.is_set()
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of messages that wait to be sent."""
+        return self._queue_bytes
+
+    def send(self, message: LinkMessage) -> bool:
+        """Queues a message; False where the link has ended. A full queue ends it. Never blocks."""
+        if self._closed.is_set():
+            return False
+        size = message.ByteSize()
+        if size > MAX_MESSAGE_BYTES - 64:
+            raise ProtocolError(f"A message of {size} bytes is too large for a link.")
+        if len(self._queue) >= self._timing.queue_messages or self._queue_bytes + size > self._timing.queue_bytes:
+            self.close("It does not read what it is sent (queue full).")
+            return False
+        if not self._queue:
+            self._drained_at = self._loop.time()
+        self._queue.append((message, size))
+        self._queue_bytes += size
+        self._wake.set()
+        return True
+
+    def beat(self, beat: Beat) -> None:
+        """Sends a Beat, unless so much waits already that the peer hears of us anyway."""
+        if len(self._queue) < self._timing.queue_messages // 2:
+            self.send(LinkMessage(beat=beat))
+
+    def check(self, now: float) -> None:
+        """Ends the link when the peer was silent, or did not read, for too long. `now` is the loop's time."""
+        if now - self.last_heard > self._timing.silence_s:
+            self.close(f"Nothing was heard of it for {self._timing.silence_s:g} s.")
+        elif self._queue and now - self._drained_at > self._timing.drain_s:
+            self.close(f"It did not read what it was sent for {self._timing.drain_s:g} s.")
+
+    def forgive(self, seconds: float) -> None:
+        """This node itself stood still that long: the peer is not to blame for the silence."""
+        self.last_heard += seconds
+        self._drained_at += seconds
+
+    def say_goodbye(self, reason: str) -> None:
+        """Tells the peer that this node leaves. The peer then ends the link."""
+        self.send(LinkMessage(goodbye=Goodbye(reason=reason[:200])))
+
+    def close(self, reason: str) -> None:
+        """Ends the link; the first reason counts. `run` returns soon after."""
+        if not self._closed.is_set():
+            self._reason = reason
+            self._closed.set()
+
+    async def run(self, deliver: Callable[[LinkMessage], None]) -> str:
+        """Carries messages until the link ends. Returns why, for a person.
+
+        Args:
+            deliver: called for each message; may raise ProtocolError, which ends the link.
+        """
+        tasks = [asyncio.create_task(self._read(deliver)), asyncio.create_task(self._write())]
+        try:
+            await self._closed.wait()
+        finally:
+            self.close("The link was closed.")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._queue.clear()
+            self._queue_bytes = 0
+            await self._stream.finish()
+        return self._reason
+
+    async def _read(self, deliver: Callable[[LinkMessage], None]) -> None:
+        try:
+            while (message := await self._stream.read()) is not None:
+                self.last_heard = self._loop.time()
+                if message.WhichOneof("body") == "goodbye":
+                    self.left = True
+                    self.close(f"It left: {message.goodbye.reason[:200] or 'no reason given'}.")
+                    return
+                deliver(message)
+            self.close("It closed the link.")
+        except StreamBrokenError as error:
+            self.close(f"The connection broke: {error}.")
+        except ProtocolError as error:
+            self.close(f"It broke the protocol: {error}")
+        finally:
+            self.close("Reading from it failed; the log says why.")
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self._queue:
+                    message, size = self._queue[0]
+                    await self._stream.write(message)
+                    self._queue.popleft()
+                    self._queue_bytes -= size
+                    self._drained_at = self._loop.time()
+                self._wake.clear()
+                await self._wake.wait()
+        except StreamBrokenError as error:
+            self.close(f"The connection broke: {error}.")

@@ -1,0 +1,62 @@
+"""Who wants to hear of links and peers, and waiting for the next change."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+from exo_dl.errors import ProtocolError
+from exo_dl.rpc.v1.swarm_pb2 import LinkMessage
+
+__all__ = ["Listeners"]
+
+
+class Listeners:
+    """Lists of callbacks, called on the event loop: `on_up(node_id)`, `on_down(node_id, reason)`,
+    `on_message(node_id, message)` and `on_change()`.
+
+    For each peer up and down alternate, and messages come between them only. A message callback may raise
+    ProtocolError: the link is then dropped.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self.on_up: list[Callable[[str], None]] = []
+        self.on_down: list[Callable[[str, str], None]] = []
+        self.on_message: list[Callable[[str, LinkMessage], None]] = []
+        self.on_change: list[Callable[[], None]] = []
+        self._log = log
+        self._muted = True
+        self._revision = 0
+        self._next_change = asyncio.Event()
+
+    @property
+    def revision(self) -> int:
+        """Grows with every change."""
+        return self._revision
+
+    async def wait_changed(self, seen: int, *, timeout_s: float) -> int:
+        """Waits until `revision` is above `seen`, at most `timeout_s`; returns it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._revision <= seen:
+                    await self._next_change.wait()
+        return self._revision
+
+    def _changed(self) -> None:
+        self._revision += 1
+        self._next_change.set()
+        self._next_change = asyncio.Event()
+        self._call(self.on_change)
+
+    def _call(self, callbacks: Sequence[Callable[..., None]], *arguments: object) -> None:
+        if self._muted:
+            return
+        for callback in list(callbacks):
+            try:
+                callback(*arguments)
+            except ProtocolError:
+                raise
+            except Exception:  # An error in one listener must not end a link; it is a bug, and shown as one.
+                self._log.exception("a listener failed")

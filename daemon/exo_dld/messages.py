@@ -1,0 +1,165 @@
+"""What a pull says to other nodes: each function builds one message of swarm.proto."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exo_dl.core import swarm as core
+from exo_dl.core.manifest import Manifest
+from exo_dl.core.succession import Claim
+from exo_dl.net import wire
+from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld.nodestate import State
+from exo_dld.worker import Worker
+
+__all__ = [
+    "PullSpec",
+    "end_message",
+    "join_message",
+    "lease_message",
+    "map_messages",
+    "offer_message",
+    "progress_message",
+    "spec_from_offer",
+]
+
+_MAX_REASON = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class PullSpec:
+    """What a pull is, the same on every node.
+
+    Attributes:
+        pull_id: see `exo_dl.core.manifest.pull_id_for`.
+        manifest: the files.
+        targets: ids of the nodes that shall have them; empty: every node of the cluster.
+        layout: "hf" or "dir:PATH".
+        endpoint: the hub's base URL as the first node resolved it.
+        revision: the name that was asked for.
+        generation: grows when an ended pull is started again.
+        gated: the bytes are not for everybody.
+    """
+
+    pull_id: str
+    manifest: Manifest
+    targets: frozenset[str]
+    layout: str
+    endpoint: str
+    revision: str
+    generation: int
+    gated: bool
+
+    def wants(self, node: str) -> bool:
+        """Whether ``node`` is a target."""
+        return not self.targets or node in self.targets
+
+
+def spec_from_offer(offer: pb.PullOffer) -> PullSpec:
+    """The pull that a peer offers, checked.
+
+    Raises:
+        ProtocolError, UsageError: something in it is out of bounds.
+    """
+    return PullSpec(
+        pull_id=offer.pull_id,
+        manifest=wire.check_offer(offer),
+        targets=frozenset(offer.targets),
+        layout=offer.layout,
+        endpoint=offer.endpoint,
+        revision=offer.revision,
+        generation=offer.generation,
+        gated=offer.gated,
+    )
+
+
+def offer_message(spec: PullSpec, claim: Claim, age_s: float) -> pb.LinkMessage:
+    """Tells a node of a pull and of who coordinates it."""
+    return pb.LinkMessage(
+        pull_offer=pb.PullOffer(
+            pull_id=spec.pull_id,
+            manifest=wire.manifest_to_pb(spec.manifest),
+            targets=sorted(spec.targets),
+            coordinator_id=claim.node,
+            epoch=claim.epoch,
+            layout=spec.layout,
+            endpoint=spec.endpoint,
+            revision=spec.revision,
+            age_s=age_s,
+            generation=spec.generation,
+            gated=spec.gated,
+        )
+    )
+
+
+def join_message(spec: PullSpec, claim: Claim, worker: Worker) -> pb.LinkMessage:
+    """Tells the coordinator what this node holds, reads from disk, wants and works on."""
+    swarm = worker.swarm
+    return pb.LinkMessage(
+        pull_join=pb.PullJoin(
+            pull_id=spec.pull_id,
+            epoch=claim.epoch,
+            have=wire.piece_set(swarm.have),
+            checking=wire.piece_set(worker.checking & ~swarm.have),
+            want=wire.piece_set(swarm.want),
+            leases=wire.held_leases_to_pb(swarm.held_leases()),
+            hub_bytes_per_s=swarm.hub_bytes_per_s,
+        )
+    )
+
+
+def lease_message(pull_id: str, epoch: int, action: core.AskLease | core.ReportLease | core.EndLease) -> pb.LinkMessage:
+    """One of the swarm's words to the coordinator."""
+    match action:
+        case core.AskLease(slot, rate):
+            return pb.LinkMessage(lease_ask=pb.LeaseAsk(pull_id=pull_id, epoch=epoch, slot=slot, bytes_per_s=rate))
+        case core.ReportLease(lease_id, position, rate):
+            where = pb.LeasePosition(lease_id=lease_id, position=position, bytes_per_s=rate)
+            return pb.LinkMessage(lease_progress=pb.LeaseProgress(pull_id=pull_id, epoch=epoch, leases=[where]))
+        case core.EndLease(lease_id, position, result, retry_after_s, detail):
+            end = pb.LeaseEnd(
+                pull_id=pull_id,
+                epoch=epoch,
+                lease_id=lease_id,
+                position=position,
+                result=pb.LeaseResult.Name(result.value),
+                retry_after_s=retry_after_s,
+                detail=detail[:_MAX_REASON],
+            )
+            return pb.LinkMessage(lease_end=end)
+
+
+def map_messages(spec: PullSpec, worker: Worker) -> list[pb.LinkMessage]:
+    """Everything that this node holds; at least one message, so that a peer knows that this node takes part."""
+    batches = list(wire.have_runs(worker.swarm.have, worker.store.digest)) or [[]]
+    return [
+        pb.LinkMessage(have_map=pb.HaveMap(pull_id=spec.pull_id, runs=runs, last=index == len(batches) - 1))
+        for index, runs in enumerate(batches)
+    ]
+
+
+def progress_message(spec: PullSpec, worker: Worker) -> pb.LinkMessage:
+    """How far this node is."""
+    swarm = worker.swarm
+    return pb.LinkMessage(
+        node_progress=pb.NodeProgress(
+            pull_id=spec.pull_id,
+            state=worker.state,
+            bytes_wanted=worker.bytes_wanted,
+            bytes_done=worker.bytes_done,
+            bytes_from_hub=swarm.bytes_from_hub,
+            bytes_from_peers=swarm.bytes_from_peers,
+            hub_bytes_per_s=swarm.hub_bytes_per_s,
+            peer_bytes_per_s=swarm.peer_bytes_per_s,
+            error=str(worker.error)[:_MAX_REASON] if worker.error else "",
+            bytes_held=worker.bytes_held,
+            hub_connections=swarm.hub_connections,
+            generation=spec.generation,
+        )
+    )
+
+
+def end_message(spec: PullSpec, state: State, reason: str) -> pb.LinkMessage:
+    """The pull has ended."""
+    end = pb.PullEnd(pull_id=spec.pull_id, generation=spec.generation, state=state, reason=reason[:_MAX_REASON])
+    return pb.LinkMessage(pull_end=end)

@@ -1,0 +1,392 @@
+"""All pulls of this node: starts them, takes offers, and hands messages and changes of membership to their sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import PurePosixPath
+
+from exo_dl.core.manifest import pull_id_for
+from exo_dl.core.paths import check_repo
+from exo_dl.core.succession import Claim
+from exo_dl.errors import ExoDlError, NotFoundError, ProtocolError, UsageError
+from exo_dl.hubs.base import DEFAULT_REVISION, REPO_TYPES, Hub, Resolved
+from exo_dl.net.tickets import TicketSigner
+from exo_dl.rpc.v1 import pull_pb2
+from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld import messages
+from exo_dld.cluster import Cluster
+from exo_dld.membership import Membership
+from exo_dld.messages import PullSpec
+from exo_dld.nodestate import State
+from exo_dld.session import Session
+from exo_dld.worker import Ports, Worker
+
+__all__ = ["Pulls", "check_layout"]
+
+_log = logging.getLogger(__name__)
+
+# Ended pulls that stay open to serve their pieces to late nodes, and those that are only remembered.
+_MAX_OPEN_ENDED = 8
+_MAX_REMEMBERED = 100
+_MAX_RUNNING = 64
+_MAX_GLOBS = 1000
+_MAX_TEXT = 1000
+
+
+class Pulls:
+    """The pulls that this node knows of, by id.
+
+    Args:
+        membership: the other nodes.
+        name: this node's.
+        hub_for: the hub behind an endpoint; empty: this node's own.
+        make_worker: makes the worker of a pull on this node.
+        make_signer: makes the ticket signer for requests to a node.
+        stop_serving: ends the uploads of a pull; blocks until its files may be closed.
+        on_end: called once for each pull that has ended.
+    """
+
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        name: str,
+        hub_for: Callable[[str], Hub],
+        make_worker: Callable[[PullSpec, Ports], Worker],
+        make_signer: Callable[[str], TicketSigner],
+        stop_serving: Callable[[str], object],
+        on_end: Callable[[Session], None],
+    ) -> None:
+        self._membership = membership
+        self._me = membership.node_id
+        self._name = name
+        self._hub_for = hub_for
+        self._make_worker = make_worker
+        self._make_signer = make_signer
+        self._stop_serving = stop_serving
+        self._on_end = on_end
+        self._signers: dict[str, TicketSigner] = {}
+        self._sessions: dict[str, Session] = {}
+        self._ended: dict[str, pull_pb2.Pull] = {}
+        self._starting: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._generations: dict[str, int] = {}
+        self._told_end: set[str] = set()
+        self._version = 0
+        self._changed = asyncio.Condition()
+        self._wake_pending = False
+        self._cluster = Cluster(
+            node_id=self._me,
+            name_of=self.name_of,
+            up=membership.up,
+            send=membership.send,
+            address_of=self._address_of,
+            signer_for=self._signer_for,
+        )
+        membership.on_up.append(self._node_up)
+        membership.on_down.append(self._node_down)
+        membership.on_message.append(self._on_message)
+
+    # -- for the services ---------------------------------------------------------------------------------------------
+
+    def name_of(self, node: str) -> str:
+        """A node's name for people; its id where it is not known."""
+        if node == self._me:
+            return self._name
+        peer = self._membership.peer(node)
+        return peer.name if peer is not None and peer.name else node
+
+    def session(self, pull_id: str) -> Session | None:
+        """The session of a pull that is open on this node (thread-safe)."""
+        return self._sessions.get(pull_id)
+
+    def running(self) -> list[Session]:
+        """The pulls that have not ended."""
+        return [s for s in self._sessions.values() if s.running]
+
+    def list(self) -> list[pull_pb2.Pull]:
+        """All pulls, those that run first, then the newest."""
+        pulls = [self._to_pb(s) for s in self._sessions.values()] + list(self._ended.values())
+        return sorted(pulls, key=lambda p: (p.state != pull_pb2.PULL_STATE_RUNNING, -p.started_at_s))
+
+    def get(self, pull_id: str) -> pull_pb2.Pull:
+        """One pull; an unambiguous beginning of its id is enough.
+
+        Raises:
+            NotFoundError: there is none.
+            UsageError: there are several.
+        """
+        found = [i for i in (*self._sessions, *self._ended) if pull_id and i.startswith(pull_id)]
+        if len(found) > 1:
+            raise UsageError(f"Several pulls begin with {pull_id!r}.", hint="Give more of the id.")
+        if not found:
+            raise NotFoundError(f"There is no pull {pull_id[:40]!r}.", hint="See `exo-dl status` for those that are.")
+        session = self._sessions.get(found[0])
+        return self._to_pb(session) if session is not None else self._ended[found[0]]
+
+    @property
+    def version(self) -> int:
+        """Grows with every change of any pull."""
+        return self._version
+
+    async def wait_changed(self, seen: int, *, timeout_s: float) -> int:
+        """Returns `version` once it is above ``seen``, or after ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(lambda: self._version > seen)
+        except TimeoutError:
+            pass
+        return self._version
+
+    async def start(self, request: pull_pb2.StartPullRequest) -> tuple[pull_pb2.Pull, bool]:
+        """Resolves the model and starts the pull, or joins it. Returns it and whether it was joined.
+
+        Raises:
+            ExoDlError: bad names, an unknown model, a hub that does not answer, too many pulls.
+        """
+        repo, revision, layout = _check_request(request)
+        targets = self._targets(list(request.nodes))
+        repo_type = request.repo_type or "model"
+        resolved: Resolved = await asyncio.to_thread(
+            self._hub_for("").resolve, repo, revision, repo_type, list(request.include), list(request.exclude)
+        )
+        manifest = resolved.manifest
+        pull_id = pull_id_for(manifest, layout)
+        async with self._starting.setdefault(pull_id, asyncio.Lock()):
+            old = self._sessions.get(pull_id)
+            if old is not None and old.running:
+                await old.widen(targets)
+                return self._to_pb(old), True
+            if len(self.running()) >= _MAX_RUNNING:
+                raise UsageError(f"{_MAX_RUNNING} pulls run already.", hint="Wait for one to end, or cancel one.")
+            generation = old.spec.generation + 1 if old is not None else 1
+            if old is None and pull_id in self._ended:
+                generation = 1 + self._generations.get(pull_id, 0)
+            spec = PullSpec(
+                pull_id=pull_id,
+                manifest=manifest,
+                targets=targets,
+                layout=layout,
+                endpoint=resolved.endpoint,
+                revision=resolved.revision,
+                generation=generation,
+                gated=resolved.gated,
+            )
+            session = await self._open(spec, Claim(1, self._me), age_s=0.0)
+        return self._to_pb(session), False
+
+    def cancel(self, pull_id: str) -> pull_pb2.Pull:
+        """Ends a pull on every node.
+
+        Raises:
+            NotFoundError, UsageError: as `get`.
+        """
+        pull = self.get(pull_id)
+        session = self._sessions.get(pull.pull_id)
+        if session is not None and session.running:
+            session.finish(State.CANCELLED, f"cancelled on {self._name}")
+            return self._to_pb(session)
+        return pull
+
+    async def stop(self) -> None:
+        """Closes every session; verified pieces stay on disk."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(s.close() for s in self._sessions.values()))
+        self._sessions.clear()
+
+    # -- sessions -----------------------------------------------------------------------------------------------------
+
+    def _targets(self, names: Sequence[str]) -> frozenset[str]:
+        """Node ids for what a person called them; empty stays empty (every node)."""
+        known: dict[str, str] = {self._me: self._me, self._name: self._me}
+        for peer in self._membership.peers():
+            if peer.id:
+                known.setdefault(peer.name, peer.id)
+                known[peer.id] = peer.id
+        unknown = [n for n in names if n not in known]
+        if unknown:
+            people = ", ".join(sorted(n for n, i in known.items() if n != i))
+            raise NotFoundError(f"No node is called {', '.join(map(repr, unknown))}.", hint=f"There are: {people}.")
+        return frozenset(known[n] for n in names)
+
+    async def _open(self, spec: PullSpec, claim: Claim, *, age_s: float) -> Session:
+        old = self._sessions.pop(spec.pull_id, None)
+        if old is not None:
+            self._generations[spec.pull_id] = old.spec.generation
+            await self._close(old)
+        self._ended.pop(spec.pull_id, None)
+        session = Session(
+            spec,
+            claim=claim,
+            age_s=age_s,
+            cluster=self._cluster,
+            make_worker=self._make_worker,
+            on_change=self._session_changed,
+        )
+        self._sessions[spec.pull_id] = session
+        _log.info(
+            "pull %s of %s@%s starts: %d files, %d bytes",
+            spec.pull_id, spec.manifest.repo, spec.manifest.commit[:12],
+            len(spec.manifest.files), spec.manifest.total_bytes,
+        )  # fmt: skip
+        self._background(session.start())
+        return session
+
+    async def _close(self, session: Session) -> None:
+        await asyncio.to_thread(self._stop_serving, session.spec.pull_id)
+        await session.close()
+
+    def _background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _address_of(self, node: str) -> tuple[str, int] | None:
+        peer = self._membership.peer(node)
+        return peer.piece_address if peer is not None else None
+
+    def _signer_for(self, node: str) -> TicketSigner:
+        # Kept for each peer: a signer learns how far the peer's clock is off.
+        if node not in self._signers:
+            self._signers[node] = self._make_signer(node)
+        return self._signers[node]
+
+    def _to_pb(self, session: Session) -> pull_pb2.Pull:
+        claim = session.claim
+        return session.view.to_pb(asyncio.get_running_loop().time(), coordinator=claim.node, epoch=claim.epoch)
+
+    def _session_changed(self, session: Session) -> None:
+        self._version += 1
+        if not session.running and session.spec.pull_id not in self._told_end:
+            self._told_end.add(session.spec.pull_id)
+            self._background(self._after_end(session))
+        elif session.running:
+            self._told_end.discard(session.spec.pull_id)
+        if not self._wake_pending:
+            self._wake_pending = True
+            self._background(self._wake())
+
+    async def _wake(self) -> None:
+        self._wake_pending = False
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _after_end(self, session: Session) -> None:
+        self._on_end(session)
+        view = session.view
+        seconds = (view.ended or view.started) - view.started
+        level = logging.INFO if view.state is State.DONE else logging.WARNING
+        _log.log(
+            level, "pull %s of %s: %s after %.1f s%s",
+            view.pull_id, view.repo, view.state.name.lower(), seconds, f": {view.error}" if view.error else "",
+        )  # fmt: skip
+        ended = [s for s in self._sessions.values() if not s.running]
+        for old in sorted(ended, key=lambda s: s.view.ended or 0.0)[:-_MAX_OPEN_ENDED]:
+            self._sessions.pop(old.spec.pull_id, None)
+            self._ended[old.spec.pull_id] = self._to_pb(old)
+            self._generations[old.spec.pull_id] = old.spec.generation
+            await self._close(old)
+        while len(self._ended) > _MAX_REMEMBERED:
+            gone = next(iter(self._ended))
+            del self._ended[gone]
+            self._generations.pop(gone, None)
+
+    # -- from the cluster ---------------------------------------------------------------------------------------------
+
+    def _node_up(self, node: str) -> None:
+        for session in list(self._sessions.values()):
+            session.node_up(node)
+
+    def _node_down(self, node: str, _reason: str) -> None:
+        for session in list(self._sessions.values()):
+            session.node_down(node)
+
+    def _on_message(self, node: str, message: pb.LinkMessage) -> None:
+        kind = message.WhichOneof("body")
+        if kind == "pull_offer":
+            self._on_offer(node, message.pull_offer)
+            return
+        pull_id = getattr(getattr(message, kind or ""), "pull_id", None) if kind else None
+        if pull_id is None:
+            return
+        session = self._sessions.get(pull_id)
+        if session is not None:
+            session.on_message(node, message)
+
+    def _on_offer(self, node: str, offer: pb.PullOffer) -> None:
+        claim = Claim(offer.epoch, offer.coordinator_id)
+        known = self._sessions.get(offer.pull_id)
+        if known is not None and offer.generation == known.spec.generation:
+            if known.running:
+                self._background(known.widen(frozenset(offer.targets)))
+                known.consider(claim)
+            elif known.claim.node == self._me:
+                # It missed the end: tell it.
+                self._membership.send(node, messages.end_message(known.spec, known.view.state, known.view.error))
+            return
+        if offer.generation <= self._generations.get(offer.pull_id, 0):
+            return
+        if known is not None and offer.generation < known.spec.generation:
+            return
+        spec = messages.spec_from_offer(offer)
+        if not spec.wants(self._me):
+            raise ProtocolError(f"A pull was offered that is not for this node: {spec.pull_id}.")
+        try:
+            check_layout(spec.layout)
+        except UsageError as error:
+            raise ProtocolError(str(error)) from error
+        if len(self.running()) >= _MAX_RUNNING:
+            _log.warning("an offer of pull %s is refused: %d pulls run already", spec.pull_id, _MAX_RUNNING)
+            return
+        self._background(self._join(spec, claim, max(0.0, offer.age_s)))
+
+    async def _join(self, spec: PullSpec, claim: Claim, age_s: float) -> None:
+        async with self._starting.setdefault(spec.pull_id, asyncio.Lock()):
+            known = self._sessions.get(spec.pull_id)
+            if known is not None and known.spec.generation >= spec.generation:
+                await known.widen(spec.targets)
+                known.consider(claim)
+                return
+            try:
+                await self._open(spec, claim, age_s=age_s)
+            except ExoDlError as error:
+                _log.error("pull %s cannot start here: %s", spec.pull_id, error)
+
+
+def check_layout(layout: str) -> str:
+    """Returns ``layout`` when it is "hf" or "dir:" and an absolute path.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if layout == "hf":
+        return layout
+    kind, _, path = layout.partition(":")
+    pure = PurePosixPath(path)
+    if kind != "dir" or not pure.is_absolute() or ".." in pure.parts or "\0" in path or len(path) > _MAX_TEXT:
+        raise UsageError(
+            f"The layout {layout[:200]!r} cannot be used.",
+            hint="It is `hf`, or `dir:` and an absolute path without '..'.",
+        )
+    return layout
+
+
+def _check_request(request: pull_pb2.StartPullRequest) -> tuple[str, str, str]:
+    """Repository, revision and layout of a request, checked."""
+    repo, at, revision = request.repo.partition("@")
+    if at and request.revision and revision != request.revision:
+        raise UsageError(f"Two revisions were given: {revision!r} and {request.revision!r}.")
+    revision = revision or request.revision or DEFAULT_REVISION
+    if len(revision) > 255 or any(ord(c) < 33 or c in "?#%\\~^:*[" for c in revision) or ".." in revision:
+        raise UsageError(f"{revision[:200]!r} is no revision.", hint="Give a branch, a tag or a commit.")
+    if (request.repo_type or "model") not in REPO_TYPES:
+        raise UsageError(f"{request.repo_type[:40]!r} is no kind of repository: {', '.join(REPO_TYPES)}.")
+    if len(request.include) + len(request.exclude) > _MAX_GLOBS:
+        raise UsageError(f"More than {_MAX_GLOBS} globs were given.")
+    if any(len(g) > _MAX_TEXT for g in (*request.include, *request.exclude)):
+        raise UsageError(f"A glob is longer than {_MAX_TEXT} characters.")
+    return check_repo(repo), revision, check_layout(request.layout or "hf")

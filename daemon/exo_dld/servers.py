@@ -1,0 +1,93 @@
+"""The gRPC server: a port for other machines with mutual TLS, and a Unix socket for this user's commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from exo_dl import locations
+from exo_dl.errors import AlreadyRunningError, StorageError
+from exo_dld.link import GRPC_OPTIONS
+
+__all__ = ["add_standard_services", "bind_port", "bind_socket", "make_server"]
+
+_MAX_CONCURRENT_RPCS = 1024
+
+
+def make_server() -> grpc.aio.Server:
+    """A server without ports. Two daemons never share one port unnoticed."""
+    options = [*GRPC_OPTIONS, ("grpc.so_reuseport", 0)]
+    return grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
+
+
+async def add_standard_services(server: grpc.aio.Server, names: Sequence[str]) -> None:
+    """Health ("serving" for every service) and reflection, so that any client can look around."""
+    servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # not in the stubs
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    for name in ("", *names):
+        await servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+
+
+def bind_port(
+    server: grpc.aio.Server, host: str, port: int, *, chosen: bool, credentials: grpc.ServerCredentials
+) -> int:
+    """Listens for other machines, and returns the port.
+
+    Args:
+        server: not started yet.
+        host: an address of this machine; empty: all of them.
+        port: 0 for any.
+        chosen: somebody asked for this port: no other will do.
+        credentials: mutual TLS.
+
+    Raises:
+        AlreadyRunningError: the port is taken.
+    """
+    hosts = [host] if host else (["[::]", "0.0.0.0"] if _has_ipv6() else ["0.0.0.0"])  # noqa: S104
+    text = [f"[{h}]" if ":" in h and not h.startswith("[") else h for h in hosts]
+    for candidate in (port,) if chosen or port == 0 else (port, 0):
+        for name in text:
+            with contextlib.suppress(RuntimeError):
+                if bound := server.add_secure_port(f"{name}:{candidate}", credentials):
+                    return bound
+    raise AlreadyRunningError(
+        f"Port {port} on {host or 'this machine'} cannot be used: another program has it, or the address is not here.",
+        hint="Choose another one with --port (0: any that is free).",
+    )
+
+
+def bind_socket(server: grpc.aio.Server, path: Path) -> None:
+    """Listens on the Unix socket, which only this user can open.
+
+    Raises:
+        StorageError: its folder cannot be used.
+    """
+    locations.prepare_socket_dir(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()  # the lock on the state directory says that nobody listens there
+    before = os.umask(0o177)
+    try:
+        server.add_insecure_port(locations.socket_target(path))
+        os.chmod(path, 0o600)
+    except (RuntimeError, OSError) as error:
+        raise StorageError(f"The socket {path} cannot be made: {error}.", hint="Choose another --state-dir.") from error
+    finally:
+        os.umask(before)
+
+
+def _has_ipv6() -> bool:
+    if not socket.has_ipv6:
+        return False
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::", 0))
+        return True
+    return False

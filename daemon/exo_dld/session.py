@@ -1,0 +1,398 @@
+"""One pull as one node lives it: its own work, the coordinator's chair when it is this node's turn, and the view.
+
+All nodes run the same code. Which of them coordinates is said by a claim (epoch, node); the better claim wins wherever
+two meet. What is lost with a coordinator is only its table, and that is made anew from the nodes' own have maps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from exo_dl.core import swarm as core
+from exo_dl.core.succession import Claim
+from exo_dl.errors import CancelledPullError, ProtocolError, StorageError
+from exo_dl.net import wire
+from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld import messages
+from exo_dld.chair import Chair
+from exo_dld.cluster import Cluster
+from exo_dld.coordinator import Coordinator
+from exo_dld.messages import PullSpec
+from exo_dld.nodestate import NodeState, State
+from exo_dld.view import NodeView, PullView
+from exo_dld.voice import Voice
+from exo_dld.worker import Ports, Worker
+
+__all__ = ["Session"]
+
+# A node whose link is lost may come back for this long before a pull ends without it.
+_LOST_GRACE_S = 15.0
+_MAX_UNKNOWN_NODES = 1000
+
+
+class Session:
+    """One pull on this node.
+
+    Args:
+        spec: the pull.
+        claim: who coordinates it.
+        age_s: seconds since it was started somewhere.
+        cluster: the other nodes.
+        make_worker: makes this node's worker; called only where this node is a target.
+        on_change: called on the loop after anything in the view changed.
+    """
+
+    def __init__(
+        self,
+        spec: PullSpec,
+        *,
+        claim: Claim,
+        age_s: float,
+        cluster: Cluster,
+        make_worker: Callable[[PullSpec, Ports], Worker],
+        on_change: Callable[[Session], None],
+    ) -> None:
+        self.spec = spec
+        self._cluster = cluster
+        self._me = cluster.node_id
+        self._loop = asyncio.get_running_loop()
+        self._on_change = on_change
+        self._chair = Chair(
+            pull_id=spec.pull_id,
+            me=self._me,
+            claim=claim,
+            make=self._make_coordinator,
+            alive=lambda: {self._me, *self._participants()},
+            after=self._after,
+            taken=self._chair_taken,
+        )
+        self._heard: set[str] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._closed = False
+        self.view = PullView.of(spec, started=self._loop.time() - age_s)
+        for node in spec.targets or {self._me, *cluster.up()}:
+            self._add_node(node)
+        self._ports = Ports(
+            to_coordinator=self._lease_action,
+            rejoin=self._join,
+            announce=self._announce,
+            peer_address=cluster.address_of,
+            signer=cluster.signer_for,
+            changed=self._changed,
+            fault=self._fault,
+        )
+        self._make_worker = make_worker
+        self.worker: Worker | None = None
+        self._voice: Voice | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Takes the chair where it is this node's, tells the others, and opens the store."""
+        self._chair.sit()
+        if self._chair.mine:
+            self.offer_to(self._cluster.up())
+        await self._take_part()
+
+    async def _take_part(self) -> None:
+        """Begins this node's own part, where it is a target and has not begun yet."""
+        if self.worker is not None or not self.spec.wants(self._me):
+            return
+        self.worker = self._make_worker(self.spec, self._ports)
+        self._voice = Voice(
+            self.spec,
+            self.worker,
+            claim=lambda: self._chair.claim,
+            send=self._send,
+            participants=self._participants,
+            everyone=self._cluster.up,
+            progressed=self._progressed,
+        )
+        await self.worker.open()
+        self._join()
+        for node in self._participants():
+            self._voice.tell_map(node)
+        self._changed()
+
+    async def close(self, *, keep: bool = True) -> None:
+        """Ends everything of this pull on this node. With ``keep`` verified pieces stay on disk."""
+        self._closed = True
+        self._chair.leave()
+        if self._voice is not None:
+            self._voice.close()
+        for timer in self._timers:
+            timer.cancel()
+        if self.worker is not None:
+            await self.worker.close(keep=keep)
+
+    @property
+    def running(self) -> bool:
+        """Whether the pull has not ended."""
+        return self.view.state is State.RUNNING
+
+    @property
+    def me(self) -> str:
+        """This node's id."""
+        return self._me
+
+    @property
+    def claim(self) -> Claim:
+        """Who coordinates."""
+        return self._chair.claim
+
+    # -- who takes part -----------------------------------------------------------------------------------------------
+
+    def _add_node(self, node: str) -> NodeView:
+        if node not in self.view.nodes:
+            if len(self.view.nodes) > _MAX_UNKNOWN_NODES + len(self.spec.targets):
+                raise ProtocolError("Too many nodes in one pull.")
+            self.view.nodes[node] = NodeView(node, self._cluster.name_of(node))
+        return self.view.nodes[node]
+
+    def _participants(self) -> list[str]:
+        return [n for n in self._cluster.up() if self.spec.wants(n)]
+
+    def offer_to(self, nodes: Collection[str]) -> None:
+        """Tells ``nodes`` of the pull; those that are no targets are left out."""
+        message = messages.offer_message(self.spec, self._chair.claim, self._loop.time() - self.view.started)
+        for node in nodes:
+            if self.spec.wants(node):
+                self._cluster.send(node, message)
+
+    async def widen(self, targets: frozenset[str]) -> None:
+        """The same pull was asked for with these targets too (empty: every node): those that are new are told of it."""
+        if targets == self.spec.targets or not self.spec.targets or (targets and targets <= self.spec.targets):
+            return
+        self.spec = replace(self.spec, targets=self.spec.targets | targets if targets else frozenset())
+        for node in self._participants():
+            self._add_node(node)
+        if self._chair.mine:
+            self.offer_to(self._cluster.up())
+        await self._take_part()
+
+    def node_up(self, node: str) -> None:
+        """A link to ``node`` stands, again or for the first time."""
+        if not self.spec.wants(node):
+            return
+        new = node not in self.view.nodes
+        if not self.running and not (new and self.view.state is State.DONE):
+            return
+        view = self._add_node(node)
+        if view.state is NodeState.LOST:
+            view.state, view.lost_at = NodeState.WAITING, None
+        if self._chair.mine:
+            self.offer_to([node])
+        if self._chair.claim.node == node:
+            self._join()
+        if self._voice is not None:
+            self._voice.tell_map(node)
+        self._changed()
+
+    def node_down(self, node: str) -> None:
+        """The link to ``node`` is gone."""
+        if self._voice is not None:
+            self._voice.forget(node)
+        self._heard.discard(node)
+        if self.worker is not None:
+            self.worker.feed(core.PeerLost(node))
+        view = self.view.nodes.get(node)
+        if view is not None and not view.state.ended and self.running:
+            view.state, view.lost_at = NodeState.LOST, self._loop.time()
+            self._fault(f"The link to {view.name} was lost; its share goes to the others.")
+            self._after(_LOST_GRACE_S, self._check_end)
+        if self.running:
+            self._chair.node_lost(node)
+        self._changed()
+
+    # -- the chair ----------------------------------------------------------------------------------------------------
+
+    def _make_coordinator(self, epoch: int) -> Coordinator:
+        return Coordinator(
+            pull_id=self.spec.pull_id,
+            manifest=self.spec.manifest,
+            epoch=epoch,
+            send=self._send,
+            on_fault=self._fault,
+            on_hopeless=lambda why: self.finish(State.FAILED, why),
+        )
+
+    def _chair_taken(self, lost: str) -> None:
+        name = self._cluster.name_of
+        self._fault(f"{name(lost)} coordinated and was lost: {name(self._me)} goes on.")
+        self.offer_to(self._cluster.up())
+        self._join()
+        self._check_end()
+        self._changed()
+
+    def consider(self, claim: Claim) -> None:
+        """Another claim to coordinate was heard of: the better one holds."""
+        if self._chair.consider(claim):
+            self._join()
+            self._changed()
+
+    # -- messages -----------------------------------------------------------------------------------------------------
+
+    def _send(self, node: str, message: pb.LinkMessage) -> None:
+        if node == self._me:
+            self._loop.call_soon(self._on_own_message, message)
+        else:
+            self._cluster.send(node, message)
+
+    def _on_own_message(self, message: pb.LinkMessage) -> None:
+        if not self._closed:
+            self.on_message(self._me, message)
+
+    def on_message(self, node: str, message: pb.LinkMessage) -> None:
+        """Takes a message about this pull.
+
+        Raises:
+            ProtocolError: the message breaks the protocol.
+        """
+        if self._closed:
+            return
+        kind = message.WhichOneof("body")
+        match kind:
+            case "pull_join" | "lease_ask" | "lease_progress" | "lease_end":
+                if self.spec.wants(node):
+                    self._chair.on_message(node, message, getattr(message, kind).epoch)
+            case "lease_grant" | "lease_cut" | "have_query":
+                if node == self._chair.claim.node and getattr(message, kind).epoch == self._chair.claim.epoch:
+                    self._from_coordinator(kind, message)
+            case "have_map":
+                self._on_have(node, list(message.have_map.runs), is_map=True)
+            case "have":
+                self._on_have(node, list(message.have.runs), is_map=False)
+            case "node_progress":
+                self._on_progress(node, message.node_progress)
+            case "pull_end":
+                self._on_end(node, message.pull_end)
+            case _:
+                raise ProtocolError(f"Unexpected message {kind} for pull {self.spec.pull_id}.")
+
+    def _from_coordinator(self, kind: str, message: pb.LinkMessage) -> None:
+        if self.worker is None:
+            return
+        if kind == "lease_grant":
+            grant = message.lease_grant
+            wire.check_run(grant.first, grant.end, self.spec.manifest)
+            self.worker.feed(core.LeaseGranted(grant.lease_id, grant.slot, grant.first, grant.end))
+        elif kind == "lease_cut":
+            self.worker.feed(core.LeaseTrimmed(message.lease_cut.lease_id, message.lease_cut.end))
+        else:
+            self._join()
+
+    def _on_have(self, node: str, runs: list[pb.HaveRun], *, is_map: bool) -> None:
+        worker = self.worker
+        if worker is None or not self.spec.wants(node):
+            return
+        if node not in self._heard:
+            self._heard.add(node)
+            worker.feed(core.PeerJoined(node))
+            if is_map and self._voice is not None:
+                self._voice.tell_map(node, again=True)
+        pieces = 0
+        for first, digests in wire.runs_from_pb(runs, self.spec.manifest):
+            conflicts = worker.store.expect(first, digests)
+            if conflicts:
+                self._fault(f"{self._cluster.name_of(node)} names other digests for {conflicts.bit_count()} pieces.")
+            pieces |= wire.run_mask(first, digests) & ~conflicts
+        if pieces:
+            worker.feed(core.PeerHas(node, pieces))
+
+    def _on_progress(self, node: str, word: pb.NodeProgress) -> None:
+        if word.generation != self.spec.generation or not self.spec.wants(node):
+            return
+        view = self._add_node(node)
+        view.update(word)
+        self._check_end()
+        if not self.running and self._chair.mine and node != self._me and view.state.ended:
+            # A late node is through: nothing else would tell it that the pull has ended.
+            self._cluster.send(node, messages.end_message(self.spec, self.view.state, self.view.error))
+        self._on_change(self)
+
+    def _on_end(self, node: str, end: pb.PullEnd) -> None:
+        if end.generation != self.spec.generation or end.state not in (2, 3, 4):
+            return
+        state = State(end.state)
+        if state is State.CANCELLED or node == self._chair.claim.node:
+            self.finish(state, end.reason[:1000], tell=False)
+
+    # -- what this node says ------------------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        if self._voice is not None:
+            self._voice.join()
+
+    def _lease_action(self, action: core.AskLease | core.ReportLease | core.EndLease) -> None:
+        if self._voice is not None:
+            self._voice.lease(action)
+
+    def _announce(self, pieces: int) -> None:
+        if self._voice is not None:
+            self._voice.announce(pieces)
+
+    def _changed(self) -> None:
+        if self._voice is not None:
+            self._voice.changed()
+        else:
+            self._on_change(self)
+
+    def _progressed(self, word: pb.NodeProgress) -> None:
+        if self.worker is not None and self.worker.path is not None:
+            self.view.path = str(self.worker.path)
+        self._on_progress(self._me, word)
+
+    def _fault(self, text: str) -> None:
+        self.view.note(text, self._loop.time())
+        self._on_change(self)
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _after(self, delay_s: float, call: Callable[[], None]) -> None:
+        def run() -> None:
+            self._timers.discard(handle)
+            if not self._closed:
+                call()
+
+        handle = self._loop.call_later(delay_s, run)
+        self._timers.add(handle)
+
+    def _check_end(self) -> None:
+        """The coordinator says when a pull has ended, so that all nodes see the same end."""
+        if not self._chair.mine or not self.running or self._closed:
+            return
+        now = self._loop.time()
+        for node in self.view.nodes.values():
+            lost = node.state is NodeState.LOST and node.lost_at is not None and now - node.lost_at >= _LOST_GRACE_S
+            if not node.state.ended and not lost:
+                return
+        if all(n.state is NodeState.DONE for n in self.view.nodes.values()):
+            self.finish(State.DONE, "")
+        else:
+            self.finish(State.FAILED, self.view.summary())
+
+    def finish(self, state: State, reason: str, *, tell: bool = True) -> None:
+        """Ends the pull on this node and, with ``tell``, on the others."""
+        if not self.running:
+            return
+        if tell:
+            message = messages.end_message(self.spec, state, reason)
+            for node in self._cluster.up():
+                self._cluster.send(node, message)
+        worker = self.worker
+        if worker is not None and not worker.state.ended:
+            if state is State.CANCELLED:
+                worker.stop(NodeState.CANCELLED, CancelledPullError("The pull was cancelled."))
+            elif state is State.FAILED:
+                worker.stop(NodeState.FAILED, StorageError(reason) if not reason else None)
+            self._changed()
+        if state is State.CANCELLED:
+            for view in self.view.nodes.values():
+                if not view.state.ended:
+                    view.state = NodeState.CANCELLED
+        self.view.state = state
+        self.view.ended = self._loop.time()
+        self.view.error = reason
+        self._on_change(self)

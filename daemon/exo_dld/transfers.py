@@ -1,0 +1,210 @@
+"""A worker's transfers: from a fetch that the swarm machine wants to a job of the pool, and back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from exo_dl.core import swarm as core
+from exo_dl.core.manifest import Manifest
+from exo_dl.errors import StorageError
+from exo_dl.hubs.base import Hub
+from exo_dl.net.fetch import FetchEvent, FetchPool, HubJob, JobEnded, PeerJob, PieceDone, PieceTarget
+from exo_dl.net.piece_server import piece_path
+from exo_dl.net.tickets import TicketSigner
+from exo_dl.store.pullstore import PullStore
+from exo_dld.hubside import HubSide
+from exo_dld.jobs import Jobs
+
+__all__ = ["Transfers"]
+
+_DRAIN_S = 3.0
+_FETCH_MASK = 0xFFFFFFFF
+
+
+class _Fetch:
+    """One transfer under way: where its pieces go, and which of them the store has taken."""
+
+    def __init__(self, store: PullStore, targets: tuple[PieceTarget, ...]) -> None:
+        self._store = store
+        self._done: set[int] = set()
+        self.targets = targets
+
+    def record(self, piece: int, digest: bytes) -> None:
+        """Called in the pool's thread: the piece is written."""
+        self._store.record(piece, digest)
+        self._done.add(piece)
+
+    def let_go(self) -> None:
+        """Nothing more is written: the claims on the other pieces end."""
+        self._store.abandon([t.piece for t in self.targets if t.piece not in self._done])
+
+
+class Transfers:
+    """The fetches of one worker, by their id in the swarm machine.
+
+    Args:
+        pull_id: the pull.
+        manifest: its files.
+        store: where pieces go.
+        pool: moves the bytes.
+        jobs: routes the pool's events.
+        hub: names the URLs.
+        peer_address: host and piece port of a peer; None while it is not linked.
+        signer: makes the tickets for requests to a peer.
+        feed: takes the events for the machine.
+        ended: called before the machine hears of a fetch's end.
+    """
+
+    def __init__(
+        self,
+        *,
+        pull_id: str,
+        manifest: Manifest,
+        store: PullStore,
+        pool: FetchPool,
+        jobs: Jobs,
+        hub: Hub,
+        peer_address: Callable[[str], tuple[str, int] | None],
+        signer: Callable[[str], TicketSigner],
+        feed: Callable[[core.SwarmEvent], None],
+        ended: Callable[[core.FetchResult, str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pull_id = pull_id
+        self._manifest = manifest
+        self._store = store
+        self._pool = pool
+        self._jobs = jobs
+        self._hub = hub
+        self._peer_address = peer_address
+        self._signer = signer
+        self._feed = feed
+        self._ended = ended
+        self._number = jobs.register(self._events)
+        self._fetches: dict[int, _Fetch] = {}
+        self._drained = asyncio.Event()
+
+    def from_peer(self, action: core.FetchFromPeer) -> None:
+        """Begins to read pieces from a peer."""
+        address = self._peer_address(action.peer)
+        fetch = self._begin(action.fetch_id, action.first, action.end)
+        if fetch is None:
+            return
+        if address is None:
+            self._refuse(action.fetch_id, core.FetchResult.FAILED, "no link to this peer")
+            return
+        if any(t.digest is None for t in fetch.targets):
+            self._refuse(action.fetch_id, core.FetchResult.MISSING, "no digest is known for a piece")
+            return
+        path = piece_path(self._pull_id, action.first, action.end)
+        signer = self._signer(action.peer)
+        self._pool.submit(
+            PeerJob(
+                job_id=self._job_id(action.fetch_id),
+                address=address,
+                path=path,
+                headers=lambda: signer.headers("GET", path),
+                pieces=fetch.targets,
+                record=fetch.record,
+                held=self._is_held,
+                adjust_clock=signer.adjust,
+            )
+        )
+
+    def from_hub(self, action: core.FetchFromHub, hubside: HubSide) -> None:
+        """Begins to read a run of one file's pieces from the hub."""
+        fetch = self._begin(action.fetch_id, action.first, action.end)
+        if fetch is None:
+            return
+        blob = self._manifest.blob_of(action.first)
+        self._pool.submit(
+            HubJob(
+                job_id=self._job_id(action.fetch_id),
+                slot=action.slot,
+                reader=hubside.reader(action.slot),
+                url=self._hub.file_url(self._manifest, blob.paths[0]),
+                etag=blob.etag,
+                offset=(action.first - blob.first_piece) * blob.piece_size,
+                pieces=fetch.targets,
+                record=fetch.record,
+                held=self._is_held,
+            )
+        )
+
+    def trim(self, fetch_id: int, end: int) -> None:
+        """A fetch shall end at piece ``end``."""
+        self._pool.trim(self._job_id(fetch_id), end)
+
+    def cancel(self, fetch_id: int) -> None:
+        """A fetch shall end now."""
+        self._pool.cancel(self._job_id(fetch_id))
+
+    def cancel_all(self) -> None:
+        """All fetches shall end now."""
+        for fetch_id in list(self._fetches):
+            self.cancel(fetch_id)
+
+    async def close(self) -> None:
+        """Ends all fetches, and returns when no thread writes to the store's files any more."""
+        self.cancel_all()
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                while self._fetches:
+                    self._drained.clear()
+                    await self._drained.wait()
+        except TimeoutError:  # the store's descriptors lead nowhere once it is closed, so a late thread does no harm
+            pass
+        self._jobs.unregister(self._number)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _job_id(self, fetch_id: int) -> int:
+        return self._number << 32 | fetch_id
+
+    def _is_held(self, piece: int) -> bool:
+        return self._store.digest(piece) is not None
+
+    def _begin(self, fetch_id: int, first: int, end: int) -> _Fetch | None:
+        """Claims the pieces of a fetch at the store; None, and the fetch has failed, where it cannot."""
+        targets: list[PieceTarget] = []
+        try:
+            for piece in range(first, end):
+                extent = self._store.extent(piece)
+                targets.append(PieceTarget(piece, extent.fd, extent.offset, extent.size, self._store.expected(piece)))
+        except StorageError as error:
+            self._store.abandon([t.piece for t in targets])
+            self._refuse(fetch_id, core.FetchResult.NO_ROOM, str(error))
+            return None
+        fetch = self._fetches[fetch_id] = _Fetch(self._store, tuple(targets))
+        return fetch
+
+    def _refuse(self, fetch_id: int, result: core.FetchResult, detail: str) -> None:
+        """A fetch that could not begin ends, on a later turn of the loop: the machine is not entered twice at once."""
+        self._loop.call_soon(self._end, fetch_id, core.FetchEnded(fetch_id, result, 0.0, detail))
+
+    def _end(self, fetch_id: int, event: core.FetchEnded) -> None:
+        fetch = self._fetches.pop(fetch_id, None)
+        if fetch is not None:
+            fetch.let_go()
+        self._drained.set()
+        self._ended(event.result, event.detail)
+        self._feed(event)
+
+    def _events(self, events: list[FetchEvent]) -> None:
+        """A batch from the pool: the pieces of one job become one event of the machine."""
+        arrived: dict[int, tuple[int, int]] = {}
+        ended: list[JobEnded] = []
+        for event in events:
+            fetch_id = event.job_id & _FETCH_MASK
+            match event:
+                case PieceDone(_, piece, _, size):
+                    pieces, count = arrived.get(fetch_id, (0, 0))
+                    arrived[fetch_id] = (pieces | 1 << piece, count + size)
+                case JobEnded():
+                    ended.append(event)
+        for fetch_id, (pieces, count) in arrived.items():
+            self._feed(core.PiecesArrived(fetch_id, pieces, count))
+        for end in ended:
+            fetch_id = end.job_id & _FETCH_MASK
+            self._end(fetch_id, core.FetchEnded(fetch_id, end.result, end.retry_after_s, end.detail))

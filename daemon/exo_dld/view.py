@@ -1,0 +1,182 @@
+"""One view of a pull: what each node says of itself, put together, the same on every node."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from exo_dl.core.bound import NodeRates, least_time
+from exo_dl.rpc.v1 import pull_pb2, swarm_pb2
+from exo_dld.messages import PullSpec
+from exo_dld.nodestate import NodeState, State
+
+__all__ = ["NodeView", "PullView"]
+
+_MAX_EVENTS = 50
+_MAX_TEXT = 1000
+
+
+@dataclass(slots=True)
+class NodeView:
+    """The newest word of one node about its part."""
+
+    id: str
+    name: str
+    state: NodeState = NodeState.WAITING
+    bytes_wanted: int = 0
+    bytes_done: int = 0
+    bytes_from_hub: int = 0
+    bytes_from_peers: int = 0
+    bytes_held: int = 0
+    hub_bytes_per_s: float = 0.0
+    peer_bytes_per_s: float = 0.0
+    hub_peak_bytes_per_s: float = 0.0
+    peer_peak_bytes_per_s: float = 0.0
+    hub_connections: int = 0
+    error: str = ""
+    lost_at: float | None = None
+
+    def update(self, word: swarm_pb2.NodeProgress) -> None:
+        """Takes what the node said. Progress never goes back and never passes what is wanted."""
+        try:
+            self.state = NodeState(word.state)
+        except ValueError:
+            return
+        self.lost_at = None
+        self.bytes_wanted = word.bytes_wanted
+        self.bytes_done = min(max(self.bytes_done, word.bytes_done), self.bytes_wanted)
+        self.bytes_from_hub = max(self.bytes_from_hub, word.bytes_from_hub)
+        self.bytes_from_peers = max(self.bytes_from_peers, word.bytes_from_peers)
+        self.bytes_held = word.bytes_held
+        self.hub_bytes_per_s = max(0.0, word.hub_bytes_per_s)
+        self.peer_bytes_per_s = max(0.0, word.peer_bytes_per_s)
+        self.hub_peak_bytes_per_s = max(self.hub_peak_bytes_per_s, self.hub_bytes_per_s)
+        self.peer_peak_bytes_per_s = max(self.peer_peak_bytes_per_s, self.peer_bytes_per_s)
+        self.hub_connections = word.hub_connections
+        self.error = word.error[:_MAX_TEXT]
+
+    def to_pb(self) -> pull_pb2.NodePull:
+        """As clients see it. A node that works no more has no rates."""
+        active = self.state in (NodeState.PULLING, NodeState.CHECKING)
+        return pull_pb2.NodePull(
+            id=self.id,
+            name=self.name,
+            state=pull_pb2.NodePullState.Name(self.state),
+            bytes_wanted=self.bytes_wanted,
+            bytes_done=self.bytes_done,
+            bytes_from_hub=self.bytes_from_hub,
+            bytes_from_peers=self.bytes_from_peers,
+            bytes_held=self.bytes_held,
+            hub_bytes_per_s=self.hub_bytes_per_s if active else 0.0,
+            peer_bytes_per_s=self.peer_bytes_per_s if active else 0.0,
+            hub_connections=self.hub_connections if active else 0,
+            error=self.error,
+        )
+
+
+@dataclass(slots=True)
+class PullView:
+    """The state of a pull over all of its nodes.
+
+    Attributes:
+        union_bytes: bytes of what any node wants, once.
+        started: on the monotonic clock, corrected for the age that the first offer named.
+    """
+
+    pull_id: str
+    repo: str
+    revision: str
+    commit: str
+    layout: str
+    files: int
+    union_bytes: int
+    started: float
+    state: State = State.RUNNING
+    ended: float | None = None
+    error: str = ""
+    path: str = ""
+    nodes: dict[str, NodeView] = field(default_factory=dict)
+    events: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_EVENTS))
+
+    @classmethod
+    def of(cls, spec: PullSpec, *, started: float) -> PullView:
+        """The view of a pull of which nothing is known yet."""
+        manifest = spec.manifest
+        return cls(
+            pull_id=spec.pull_id,
+            repo=manifest.repo,
+            revision=spec.revision,
+            commit=manifest.commit,
+            layout=spec.layout,
+            files=len(manifest.files),
+            union_bytes=manifest.total_bytes,
+            started=started,
+        )
+
+    def note(self, text: str, now: float) -> None:
+        """Adds a line about something that went wrong and was dealt with."""
+        self.events.append(f"{now - self.started:.1f} s: {text[:_MAX_TEXT]}")
+
+    def summary(self) -> str:
+        """What failed, by node."""
+        failed = [n for n in self.nodes.values() if n.state in (NodeState.FAILED, NodeState.LOST)]
+        lost = "the link to it was lost, and it did not come back"
+        return "; ".join(f"{n.name}: {n.error or (lost if n.state is NodeState.LOST else 'failed')}" for n in failed)
+
+    def bound_s(self) -> float:
+        """The least time for this pull with the best rates seen; 0 while no rate from the hub was seen."""
+        rates = {n.id: NodeRates(hub=n.hub_peak_bytes_per_s, up=math.inf, down=math.inf) for n in self.nodes.values()}
+        wants = {n.id: max(0, n.bytes_wanted - n.bytes_held) for n in self.nodes.values()}
+        if not any(r.hub for r in rates.values()) or not any(wants.values()):
+            return 0.0
+        union = min(self.union_bytes, sum(wants.values()))
+        if all(n.bytes_held for n in self.nodes.values()):
+            union = min(union, max(wants.values()))
+        bound = least_time(union_bytes=union, wants=wants, rates=rates)
+        return bound if math.isfinite(bound) else 0.0
+
+    def remaining_s(self) -> float:
+        """Seconds until the slowest node is through at the present rates; -1 where no rate is known."""
+        if self.state is not State.RUNNING:
+            return 0.0
+        longest = 0.0
+        for node in self.nodes.values():
+            left = node.bytes_wanted - node.bytes_done
+            if node.state.ended or node.state is NodeState.LOST or left <= 0:
+                continue
+            rate = node.hub_bytes_per_s + node.peer_bytes_per_s
+            if rate <= 0:
+                return -1.0
+            longest = max(longest, left / rate)
+        return longest
+
+    def to_pb(self, now: float, *, coordinator: str, epoch: int) -> pull_pb2.Pull:
+        """The message for clients."""
+        nodes = sorted(self.nodes.values(), key=lambda n: (n.name, n.id))
+        wall = (self.ended if self.ended is not None else now) - self.started
+        return pull_pb2.Pull(
+            pull_id=self.pull_id,
+            repo=self.repo,
+            revision=self.revision,
+            commit=self.commit,
+            state=pull_pb2.PullState.Name(self.state),
+            wall_s=wall,
+            bound_s=self.bound_s(),
+            remaining_s=self.remaining_s(),
+            bytes_wanted=sum(n.bytes_wanted for n in nodes),
+            bytes_done=sum(n.bytes_done for n in nodes),
+            bytes_from_hub=sum(n.bytes_from_hub for n in nodes),
+            bytes_from_peers=sum(n.bytes_from_peers for n in nodes),
+            files=self.files,
+            model_bytes=self.union_bytes,
+            nodes=[n.to_pb() for n in nodes],
+            coordinator_id=coordinator,
+            epoch=epoch,
+            layout=self.layout,
+            error=self.error,
+            events=list(self.events),
+            path=self.path,
+            started_at_s=time.time() - (now - self.started),
+        )

@@ -1,0 +1,122 @@
+"""What one node says in one pull: what it holds, how far it is, and, to the coordinator, what it reads from the hub."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from exo_dl.core import swarm as core
+from exo_dl.core.succession import Claim
+from exo_dl.net import wire
+from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld import messages
+from exo_dld.messages import PullSpec
+from exo_dld.nodestate import NodeState
+from exo_dld.worker import Worker
+
+__all__ = ["Voice"]
+
+# Progress is told at most this often, and at once when the node's state changes.
+_PROGRESS_S = 0.2
+# Rates fall also when nothing arrives: told at least this often.
+_IDLE_S = 1.0
+
+Send = Callable[[str, pb.LinkMessage], object]
+
+
+class Voice:
+    """The words of this node's worker.
+
+    Args:
+        spec: the pull.
+        worker: whose words they are.
+        claim: who coordinates now.
+        send: puts a message on the way to a node, this one included.
+        participants: linked nodes that take part.
+        everyone: all linked nodes: any of them may show the pull.
+        progressed: this node's own progress, for its own view.
+    """
+
+    def __init__(
+        self,
+        spec: PullSpec,
+        worker: Worker,
+        *,
+        claim: Callable[[], Claim],
+        send: Send,
+        participants: Callable[[], Collection[str]],
+        everyone: Callable[[], Collection[str]],
+        progressed: Callable[[pb.NodeProgress], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._spec = spec
+        self._worker = worker
+        self._claim = claim
+        self._send = send
+        self._participants = participants
+        self._everyone = everyone
+        self._progressed = progressed
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_state: NodeState | None = None
+        self._told: set[str] = set()
+        self._closed = False
+
+    def close(self) -> None:
+        """Says nothing more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def join(self) -> None:
+        """Tells the coordinator what this node holds and works on, and asks it for leases."""
+        if self._closed or self._worker.state is NodeState.FAILED:
+            return
+        claim = self._claim()
+        self._send(claim.node, messages.join_message(self._spec, claim, self._worker))
+        self._worker.feed(core.CoordinatorReady())
+
+    def lease(self, action: core.AskLease | core.ReportLease | core.EndLease) -> None:
+        """One of the swarm's words to the coordinator."""
+        claim = self._claim()
+        self._send(claim.node, messages.lease_message(self._spec.pull_id, claim.epoch, action))
+
+    def announce(self, pieces: int) -> None:
+        """Newly verified pieces, to all that take part."""
+        for runs in wire.have_runs(pieces, self._worker.store.digest):
+            message = pb.LinkMessage(have=pb.Have(pull_id=self._spec.pull_id, runs=runs))
+            for node in self._participants():
+                self._send(node, message)
+
+    def tell_map(self, node: str, *, again: bool = False) -> None:
+        """Everything that this node holds: once when a link comes up, once (``again``) when the peer tells its own."""
+        if node in self._told and not again:
+            return
+        self._told.add(node)
+        for message in messages.map_messages(self._spec, self._worker):
+            self._send(node, message)
+
+    def forget(self, node: str) -> None:
+        """The link to ``node`` is gone: it is told everything again when it is back."""
+        self._told.discard(node)
+
+    def changed(self) -> None:
+        """Something of this node changed: tells the others soon, or at once when its state did."""
+        if self._worker.state is not self._last_state:
+            self.progress()
+        elif self._timer is None and not self._closed:
+            self._timer = self._loop.call_later(_PROGRESS_S, self.progress)
+
+    def progress(self) -> None:
+        """Tells all nodes how far this one is, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._closed:
+            return
+        self._last_state = self._worker.state
+        message = messages.progress_message(self._spec, self._worker)
+        for node in self._everyone():
+            self._send(node, message)
+        if self._worker.state is NodeState.PULLING:
+            self._timer = self._loop.call_later(_IDLE_S, self.progress)
+        self._progressed(message.node_progress)

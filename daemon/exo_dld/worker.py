@@ -1,0 +1,336 @@
+"""One pull on this node: turns what happens into events of the swarm machine and carries its actions out.
+
+The machine decides, the fetch pool moves bytes, the store keeps them. Nothing here waits: work that blocks runs in
+threads and comes back as an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+
+from exo_dl.core import swarm as core
+from exo_dl.core.manifest import Manifest
+from exo_dl.errors import ExoDlError, IntegrityError, StorageError
+from exo_dl.hubs.base import Hub
+from exo_dl.net.fetch import FetchPool
+from exo_dl.net.tickets import TicketSigner
+from exo_dl.store.pullstore import (
+    BlobCorrupt,
+    BlobPublished,
+    CheckFinished,
+    PiecesFound,
+    PullStore,
+    StoreEvent,
+    StoreFailed,
+)
+from exo_dld.hubside import HubSide
+from exo_dld.jobs import Jobs
+from exo_dld.nodestate import NodeState
+from exo_dld.transfers import Transfers
+
+__all__ = ["Ports", "Worker"]
+
+_MAX_CORRUPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a worker needs from the rest of the daemon.
+
+    Attributes:
+        to_coordinator: sends one of the swarm's lease actions to whoever coordinates.
+        rejoin: tells the coordinator again what this node holds.
+        announce: tells all peers of the pull of newly verified pieces.
+        peer_address: host and piece port of a peer; None while it is not linked.
+        signer: makes the tickets for a peer.
+        changed: state or progress changed.
+        fault: one line for a person.
+    """
+
+    to_coordinator: Callable[[core.AskLease | core.ReportLease | core.EndLease], None]
+    rejoin: Callable[[], None]
+    announce: Callable[[int], None]
+    peer_address: Callable[[str], tuple[str, int] | None]
+    signer: Callable[[str], TicketSigner]
+    changed: Callable[[], None]
+    fault: Callable[[str], None]
+
+
+class Worker:
+    """This node's part in one pull, from opening its store to serving what it holds.
+
+    Args:
+        pull_id: the pull.
+        manifest: its files.
+        want: pieces that this node is to end with.
+        node_id: this node.
+        make_store: makes the store, not opened yet, around the sink of its events.
+        pool: moves the bytes.
+        jobs: routes the pool's events.
+        hub: where files are read from.
+        revision: the name to publish the commit under.
+        max_hub_connections: the most that it opens to the hub at once.
+        rate_guess: bytes/s from the hub, measured in earlier pulls; 0 when unknown.
+        ports: the rest of the daemon.
+    """
+
+    def __init__(
+        self,
+        *,
+        pull_id: str,
+        manifest: Manifest,
+        want: int,
+        node_id: str,
+        make_store: Callable[[Callable[[StoreEvent], None]], PullStore],
+        pool: FetchPool,
+        jobs: Jobs,
+        hub: Hub,
+        revision: str,
+        max_hub_connections: int,
+        rate_guess: float,
+        ports: Ports,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._manifest = manifest
+        self._want = want
+        self._ports = ports
+        self._revision = revision
+        self.store = make_store(self._store_event)
+        self._swarm = core.Swarm(
+            manifest,
+            node=node_id,
+            want=want,
+            rng=random.Random(node_id + manifest.commit),  # noqa: S311
+            max_hub_slots=max_hub_connections,
+            hub_bytes_per_s_guess=rate_guess,
+        )
+        self._hubside: HubSide | None = None
+        if manifest.piece_count:
+            self._hubside = HubSide(
+                hub,
+                url=hub.file_url(manifest, manifest.blob_of(0).paths[0]),
+                ready=lambda: self.feed(core.HubReady(ok=True)),
+                failed=self._hub_failed,
+            )
+        self._transfers = Transfers(
+            pull_id=pull_id,
+            manifest=manifest,
+            store=self.store,
+            pool=pool,
+            jobs=jobs,
+            hub=hub,
+            peer_address=ports.peer_address,
+            signer=ports.signer,
+            feed=self.feed,
+            ended=self._fetch_ended,
+        )
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._complete = False
+        self._unpublished = set(range(len(manifest.blobs)))
+        self._corrupt: dict[int, int] = {}
+        self._closed = False
+        self.state = NodeState.CHECKING
+        self.error: ExoDlError | None = None
+        self.checking = 0
+        self.bytes_held = 0
+        self.bytes_wanted = manifest.set_bytes(want)
+        self.path: Path | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Opens the store: what is on disk already is checked in the background, room is reserved.
+
+        An error is not raised: it becomes this node's state, and the other nodes go on.
+        """
+        try:
+            self.checking = await asyncio.to_thread(self.store.candidates) & self._want
+            await asyncio.to_thread(self.store.open)
+        except ExoDlError as error:
+            self._fail(error)
+            return
+        if self._closed:
+            return
+        self._set_state(NodeState.CHECKING if self.checking else NodeState.PULLING)
+        self.store.start_check()
+        self._probe_hub(at_once=True)
+
+    async def close(self, *, keep: bool) -> None:
+        """Ends all transfers. With ``keep`` verified pieces stay on disk for the next pull."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._transfers.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._hubside is not None:
+            await self._hubside.close()
+        await asyncio.to_thread(self.store.close, keep=keep)
+
+    def stop(self, state: NodeState, error: ExoDlError | None = None) -> None:
+        """No more transfers; what is held stays open to be served."""
+        if self.state.ended:
+            return
+        self._transfers.cancel_all()
+        self.error = error
+        self._set_state(state)
+
+    # -- what it knows ------------------------------------------------------------------------------------------------
+
+    @property
+    def swarm(self) -> core.Swarm:
+        """The machine, to be read only."""
+        return self._swarm
+
+    @property
+    def bytes_done(self) -> int:
+        """Verified bytes of what this node wants."""
+        return self._manifest.set_bytes(self._swarm.have & self._want)
+
+    # -- events from elsewhere ----------------------------------------------------------------------------------------
+
+    def feed(self, event: core.SwarmEvent) -> None:
+        """One event for the machine; its actions are carried out before this returns."""
+        if self._closed or (self.state.ended and not isinstance(event, core.PeerJoined | core.PeerHas | core.PeerLost)):
+            return
+        for action in self._swarm.handle(event, self._loop.time()):
+            self._apply(action)
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._swarm.next_deadline()
+        if deadline is not None and not self.state.ended:
+            self._timer = self._loop.call_at(max(deadline, self._loop.time() + 0.001), self.feed, core.Tick())
+
+    def _store_event(self, event: StoreEvent) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon is stopping
+            self._loop.call_soon_threadsafe(self._on_store, event)
+
+    def _on_store(self, event: StoreEvent) -> None:
+        if self._closed:
+            return
+        match event:
+            case PiecesFound(pieces):
+                self.checking &= ~pieces
+                self.bytes_held += self._manifest.set_bytes(pieces & self._want)
+                self.feed(core.Held(pieces))
+                self._ports.rejoin()
+                self._ports.changed()
+            case CheckFinished():
+                self.checking = 0
+                if self.state is NodeState.CHECKING:
+                    self._set_state(NodeState.PULLING)
+                self._ports.rejoin()
+                self._try_finish()
+            case BlobPublished(index):
+                self._unpublished.discard(index)
+                self._try_finish()
+            case BlobCorrupt(index, bad_pieces):
+                self._on_corrupt(index, bad_pieces)
+            case StoreFailed(error):
+                self._fail(error)
+
+    def _on_corrupt(self, index: int, pieces: int) -> None:
+        blob = self._manifest.blobs[index]
+        self._corrupt[index] = self._corrupt.get(index, 0) + 1
+        if self._corrupt[index] >= _MAX_CORRUPT:
+            text = f"{blob.paths[0]} was read {_MAX_CORRUPT} times and never had the digest that the hub names for it."
+            self._fail(IntegrityError(text, hint="The hub's copy may be damaged: try later, or another revision."))
+            return
+        self._ports.fault(f"{blob.paths[0]} does not have the digest that the hub names for it: it is read again.")
+        self.store.forget(pieces)
+        self._unpublished.add(index)
+        self._complete = False
+        self._set_state(NodeState.PULLING)
+        self.feed(core.PieceBad(pieces))
+        self._ports.rejoin()
+
+    def _fetch_ended(self, result: core.FetchResult, detail: str) -> None:
+        if result is core.FetchResult.NO_ROOM:
+            self._fail(StorageError(detail))
+        elif result in (core.FetchResult.HUB_UNREACHABLE, core.FetchResult.HUB_REFUSED):
+            self._loop.call_soon(self._hub_lost)
+        self._ports.changed()
+
+    def _hub_lost(self) -> None:
+        self.feed(core.HubReady(ok=False))
+        self._probe_hub(at_once=False)
+
+    # -- actions ------------------------------------------------------------------------------------------------------
+
+    def _apply(self, action: core.SwarmAction) -> None:
+        match action:
+            case core.FetchFromPeer():
+                self._transfers.from_peer(action)
+            case core.FetchFromHub():
+                if self._hubside is not None:
+                    self._transfers.from_hub(action, self._hubside)
+            case core.TrimFetch(fetch_id, end):
+                self._transfers.trim(fetch_id, end)
+            case core.CancelFetch(fetch_id):
+                self._transfers.cancel(fetch_id)
+            case core.AskLease() | core.ReportLease() | core.EndLease():
+                self._ports.to_coordinator(action)
+            case core.Announce(pieces):
+                self._ports.announce(pieces)
+            case core.Complete():
+                self._complete = True
+                if not self.state.ended:
+                    self._set_state(NodeState.PUBLISHING)
+                self._try_finish()
+            case core.Fault(text):
+                self._ports.fault(text)
+
+    def _probe_hub(self, *, at_once: bool) -> None:
+        if self._hubside is not None and not self._complete and not self._closed and not self.state.ended:
+            self._hubside.probe(at_once=at_once)
+
+    def _hub_failed(self, result: core.LeaseResult, detail: str) -> None:
+        # No lease has the number 0: this only tells the coordinator why this node asks for none.
+        self._ports.to_coordinator(core.EndLease(0, 0, result, 0.0, detail))
+
+    # -- the end ------------------------------------------------------------------------------------------------------
+
+    def _try_finish(self) -> None:
+        if self._complete and not self._unpublished and not self.checking and self.state is NodeState.PUBLISHING:
+            self._unpublished.add(-1)  # finishing once is enough
+            self._start(self._finish())
+
+    async def _finish(self) -> None:
+        try:
+            self.path = await asyncio.to_thread(self.store.finish, self._revision)
+        except ExoDlError as error:
+            self._fail(error)
+            return
+        if not self.state.ended:
+            self._set_state(NodeState.DONE)
+
+    def _fail(self, error: ExoDlError) -> None:
+        if self.state.ended:
+            return
+        for lease in self._swarm.held_leases():
+            end = core.EndLease(lease.lease_id, lease.position, core.LeaseResult.NO_ROOM, 0.0, str(error))
+            self._ports.to_coordinator(end)
+        self.stop(NodeState.FAILED, error)
+
+    def _set_state(self, state: NodeState) -> None:
+        if self.state is not state:
+            self.state = state
+            self._ports.changed()
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

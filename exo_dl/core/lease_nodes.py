@@ -1,0 +1,185 @@
+"""What a coordinator knows of the nodes of a pull: what they hold and want, how fast they read, who must wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from exo_dl.core.lease_types import LeaseEnded, LeaseResult, NodeJoined
+
+__all__ = ["DEFAULT_RATE", "Ask", "Node", "NodeBook"]
+
+DEFAULT_RATE = 4e6  # bytes/s of a connection while none was measured: only the ratio between nodes counts
+_CAUTIOUS_RATE = 256e3
+_IDLE_S = 5.0
+_UNREACHABLE_S = 5.0
+_UNREACHABLE_MAX_S = 60.0
+_STALLED_S = 2.0
+_NO_ROOM_S = 15.0
+_BUSY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A hub connection that waits for a lease since ``at``."""
+
+    node: str
+    slot: int
+    at: float
+
+
+@dataclass(slots=True)
+class Node:
+    """One node: sets of pieces, rates of its connections in bytes/s, times until which it or a connection waits."""
+
+    name: str
+    joined_at: float
+    have: int = 0
+    checking: int = 0
+    want: int = 0
+    guess: float = 0.0
+    asked: bool = False
+    rates: dict[int, float] = field(default_factory=dict)
+    waits: dict[int, float] = field(default_factory=dict)
+    wait_until: float = 0.0
+    backoff_s: float = _UNREACHABLE_S
+    stalls: int = 0
+    next_piece: int = -1
+
+    @property
+    def rate(self) -> float:
+        """All its connections together; 0 when unknown."""
+        return sum(self.rates.values()) or self.guess
+
+
+class NodeBook:
+    """All nodes of a pull, and the unions that leasing needs.
+
+    Attributes:
+        held: pieces that at least one node holds, as far as is known here.
+        needed: pieces that at least one node wants.
+        checking: pieces that some node may be about to find on its disks.
+    """
+
+    def __init__(self, shared_hub_bytes_per_s: float | None) -> None:
+        self._shared = shared_hub_bytes_per_s
+        self.nodes: dict[str, Node] = {}
+        self.held = 0
+        self.needed = 0
+        self.checking = 0
+
+    def joined(self, event: NodeJoined, every: int, now: float) -> bool:
+        """Takes a node in, or what it tells anew. Returns whether it was known."""
+        node = self.nodes.get(event.node)
+        known = node is not None
+        if node is None:
+            node = self.nodes[event.node] = Node(event.node, now)
+        node.have = event.have & every
+        node.want = event.want & every
+        node.checking = event.checking & every & ~node.have
+        if event.hub_bytes_per_s > 0:
+            node.guess = event.hub_bytes_per_s
+        self._unite()
+        return known
+
+    def lost(self, name: str) -> int:
+        """Removes a node. Returns the pieces that only it held."""
+        node = self.nodes.pop(name)
+        self._unite()
+        return node.have & ~self.held
+
+    def add(self, name: str, pieces: int) -> None:
+        """A node holds these pieces too."""
+        self.nodes[name].have |= pieces
+        self.held |= pieces
+
+    def _unite(self) -> None:
+        self.held = self.needed = self.checking = 0
+        for node in self.nodes.values():
+            self.held |= node.have
+            self.needed |= node.want
+            self.checking |= node.checking
+
+    # ------------------------------------------------------------------ rates
+
+    def asked(self, name: str, slot: int, rate: float) -> None:
+        """A connection is idle, and read at ``rate`` lately (0: unknown)."""
+        self.nodes[name].asked = True
+        self.measured(name, slot, rate)
+
+    def measured(self, name: str, slot: int, rate: float) -> None:
+        """A connection reads at ``rate``."""
+        if rate > 0 and slot >= 0:
+            self.nodes[name].rates[slot] = rate
+
+    def known_rate(self, name: str, slot: int) -> float:
+        """The connection's rate; 0 when neither it nor its node was measured."""
+        node = self.nodes[name]
+        return node.rates.get(slot, 0.0) or node.guess
+
+    def slot_rate(self, name: str, slot: int) -> float:
+        """The connection's rate, or the mean of those that are known."""
+        return self.known_rate(name, slot) or self._mean()
+
+    def cautious_rate(self, name: str, slot: int) -> float:
+        """A rate that the connection reaches in all likelihood: to tell a slow one from one that stands still."""
+        known = self.known_rate(name, slot)
+        if known > 0:
+            return known
+        rates = [n.rate for n in self.nodes.values() if n.rate > 0]
+        return max(_CAUTIOUS_RATE, sum(rates) / len(rates) / 8) if rates else _CAUTIOUS_RATE
+
+    def total_rate(self, now: float) -> float:
+        """All nodes that read from the hub, or may be about to, bytes/s; above 0."""
+        mean = self._mean()
+        total = 0.0
+        for node in self.nodes.values():
+            if node.wait_until <= now and (node.asked or now - node.joined_at < _IDLE_S):
+                total += node.rate or mean
+        return total or mean
+
+    def _mean(self) -> float:
+        rates = [n.rate for n in self.nodes.values() if n.rate > 0]
+        if rates:
+            return sum(rates) / len(rates)
+        return self._shared / max(1, len(self.nodes)) if self._shared else DEFAULT_RATE
+
+    # ---------------------------------------------------------------- waiting
+
+    def banned(self, name: str, slot: int, now: float) -> bool:
+        """Whether this connection gets nothing now."""
+        node = self.nodes[name]
+        return node.wait_until > now or node.waits.get(slot, 0.0) > now
+
+    def stalled(self, name: str, slot: int, now: float) -> float:
+        """A connection stood still. Returns the seconds for which it gets nothing."""
+        node = self.nodes[name]
+        wait_s: float = min(_UNREACHABLE_MAX_S, _STALLED_S * 2**node.stalls)
+        node.stalls = min(node.stalls + 1, 6)
+        node.waits[slot] = now + wait_s
+        return wait_s
+
+    def ended(self, event: LeaseEnded, slot: int, now: float) -> str:
+        """Notes what the end of a lease says about its node. Returns a line for a person, or nothing."""
+        node = self.nodes.get(event.node)
+        if node is None:
+            return ""
+        retry_s = min(max(0.0, event.retry_after_s), 3600.0)
+        match event.result:
+            case LeaseResult.HUB_UNREACHABLE | LeaseResult.HUB_REFUSED:
+                wait_s = max(node.backoff_s, retry_s)
+                node.backoff_s = min(_UNREACHABLE_MAX_S, node.backoff_s * 2)
+                node.wait_until = max(node.wait_until, now + wait_s)
+                refused = event.result is LeaseResult.HUB_REFUSED
+                what = "was refused by the hub" if refused else "cannot reach the hub"
+                return f"{node.name} {what}: others read its part, and it is asked again in {wait_s:.0f} s."
+            case LeaseResult.HUB_BUSY:
+                node.waits[slot] = now + max(_BUSY_S, retry_s)
+                return f"The hub asked {node.name} to wait {max(_BUSY_S, retry_s):.0f} s."
+            case LeaseResult.NO_ROOM:
+                node.wait_until = max(node.wait_until, now + max(_NO_ROOM_S, retry_s))
+                return f"{node.name} has no room for what it read: others read its part."
+            case LeaseResult.RETURNED:
+                node.waits[slot] = now + retry_s
+            case LeaseResult.DONE:
+                node.backoff_s = _UNREACHABLE_S
+        return ""

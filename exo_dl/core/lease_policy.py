@@ -1,0 +1,177 @@
+"""How the coordinator sizes, places and divides leases: arithmetic without state.
+
+Work is counted in *cost*: bytes, plus a fixed overhead for each blob that is touched, because a request for a small
+file costs a round trip whatever its size.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import first_set, mask, run_end, run_start
+
+__all__ = ["BLOB_OVERHEAD_BYTES", "CostMap", "Lease", "choose_run", "choose_split"]
+
+BLOB_OVERHEAD_BYTES = 256 << 10
+_RUNS_LOOKED_AT = 64
+
+
+@dataclass(slots=True)
+class Lease:
+    """A lease as its coordinator knows it. ``rate`` is bytes/s, 0 when unknown; times are on the clock of ``now``."""
+
+    lease_id: int
+    node: str
+    slot: int
+    first: int
+    end: int
+    position: int
+    rate: float
+    granted_at: float
+    moved_at: float
+    duplicate: bool = False
+
+    @property
+    def rest(self) -> int:
+        """The pieces that are still to come, as a set."""
+        return mask(self.position, self.end)
+
+
+class CostMap:
+    """Cost of runs and sets of pieces of one manifest."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        blobs = [b for b in manifest.blobs if b.piece_count]
+        self._blobs = blobs
+        self._firsts = [b.first_piece for b in blobs]
+        self._starts: list[float] = []
+        cost = 0.0
+        sizes: dict[int, tuple[int, int, int]] = {}
+        for blob in blobs:
+            self._starts.append(cost)
+            cost += blob.size + BLOB_OVERHEAD_BYTES
+            last = blob.size - (blob.piece_count - 1) * blob.piece_size
+            self._classify(sizes, blob.first_piece, blob.end_piece - 1, blob.piece_size)
+            self._classify(sizes, blob.end_piece - 1, blob.end_piece, last + BLOB_OVERHEAD_BYTES)
+        self.total = cost
+        self._classes = [(bits, total / count) for bits, total, count in sizes.values()]
+
+    @staticmethod
+    def _classify(sizes: dict[int, tuple[int, int, int]], first: int, end: int, size: int) -> None:
+        if end > first:
+            bits, total, count = sizes.get(size.bit_length(), (0, 0, 0))
+            sizes[size.bit_length()] = (bits | mask(first, end), total + size * (end - first), count + end - first)
+
+    def at(self, piece: int) -> float:
+        """Cost of all pieces before ``piece``."""
+        if piece >= self._manifest.piece_count:
+            return self.total
+        index = bisect_right(self._firsts, piece) - 1
+        blob = self._blobs[index]
+        inside = piece - blob.first_piece
+        return self._starts[index] + (BLOB_OVERHEAD_BYTES + inside * blob.piece_size if inside else 0)
+
+    def run(self, first: int, end: int) -> float:
+        """Cost of a run of pieces; the overhead of a blob is counted where its first piece is in the run."""
+        return self.at(end) - self.at(first)
+
+    def of(self, bits: int) -> float:
+        """Cost of a set, to within a few percent, without looking at single pieces."""
+        return sum((bits & members).bit_count() * mean for members, mean in self._classes)
+
+    def piece_at(self, cost: float) -> int:
+        """The piece that is being read once ``cost`` is spent."""
+        if cost >= self.total or not self._blobs:
+            return self._manifest.piece_count
+        index = max(0, bisect_right(self._starts, cost) - 1)
+        blob = self._blobs[index]
+        inside = max(0.0, cost - self._starts[index] - BLOB_OVERHEAD_BYTES)
+        return min(blob.first_piece + int(inside // blob.piece_size), blob.end_piece - 1)
+
+    def round_up(self, cost: float) -> int:
+        """The first piece boundary at or after ``cost``."""
+        piece = self.piece_at(cost)
+        return piece if self.at(piece) >= cost else piece + 1
+
+
+def choose_run(
+    free: int, costs: CostMap, *, aim: float, continue_at: int, reserved: set[int], least: float
+) -> tuple[int, int]:
+    """A run of free pieces that costs about ``aim``.
+
+    The node's own region goes on where it can (``continue_at``), so that disks write in order. Otherwise it starts in
+    the longest free run: at its beginning, or, where another node is about to go on there (``reserved`` ends of other
+    nodes' regions), in its middle.
+
+    Args:
+        free: pieces to choose from, not empty.
+        costs: costs of the pieces.
+        aim: cost wanted.
+        continue_at: piece after the node's last region; -1 for none.
+        reserved: pieces at which other nodes will go on.
+        least: a rest that costs less than this is taken along.
+    """
+    if continue_at >= 0 and free >> continue_at & 1:
+        start, stop = continue_at, run_end(free, continue_at)
+    else:
+        start, stop = _longest_run(free, costs)
+        # The run may begin before it was looked at: then somebody goes on there as well.
+        if start in reserved:
+            cost = costs.run(start, stop)
+            middle = costs.at(start) + (cost / 2 if cost > 2 * aim else max(0.0, cost - aim))
+            start = min(max(start, costs.round_up(middle)), stop - 1)
+    end = min(stop, max(start + 1, costs.piece_at(costs.at(start) + aim)))
+    if costs.run(end, stop) <= least:
+        end = stop
+    return start, end
+
+
+def _longest_run(free: int, costs: CostMap) -> tuple[int, int]:
+    best, best_cost, at = (0, 0), -1.0, 0
+    for _ in range(_RUNS_LOOKED_AT):
+        first = first_set(free, at)
+        if first < 0:
+            break
+        at = run_end(free, first)
+        cost = costs.run(first, at)
+        if cost > best_cost:
+            best, best_cost = (first, at), cost
+    # A later run may be longer than all that were looked at: the middle of the set is as good a sample as any.
+    if at and (rest := free >> at):
+        probe = at + rest.bit_length() // 2
+        first = first_set(free, probe)
+        if first >= 0:
+            first = run_start(free, first + 1)
+            if costs.run(first, run_end(free, first)) > best_cost:
+                best = (first, run_end(free, first))
+    return best
+
+
+def choose_split(
+    costs: CostMap, *, position: float, floor: int, end: int, victim_rate: float, thief_rate: float, start_s: float
+) -> tuple[int, float]:
+    """Where to cut a lease so that its holder and the taker of its tail would end at the same time.
+
+    Args:
+        costs: costs of the pieces.
+        position: the holder's position as cost, extrapolated to now.
+        floor: first piece that may be cut off: what is before it is read, or about to be.
+        end: end of the lease.
+        victim_rate: the holder's rate.
+        thief_rate: the taker's rate.
+        start_s: seconds until the taker's first byte.
+
+    Returns:
+        The new end of the lease (``end`` when there is nothing to cut off), and the seconds that it saves.
+    """
+    rest = costs.at(end) - position
+    taken = (rest - victim_rate * start_s) * thief_rate / (thief_rate + victim_rate)
+    cut = max(floor, costs.round_up(costs.at(end) - max(0.0, taken)))
+    if cut >= end:
+        return end, 0.0
+    before = rest / victim_rate
+    after = max((costs.at(cut) - position) / victim_rate, start_s + costs.run(cut, end) / thief_rate)
+    return cut, before - after

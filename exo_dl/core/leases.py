@@ -1,0 +1,427 @@
+"""The coordinator's machine: which node reads which pieces from the hub.
+
+A *lease* gives one hub connection of one node a contiguous run of pieces. What some node wants and nobody holds, leases
+or is about to find on its own disk is *free*. A connection that asks gets a part of what is free in proportion to its
+rate, a smaller part each time, so that all end together; when nothing is free it takes over the tail of the lease that
+would end last; when no tail can be taken it doubles up the last pieces of a node that is much slower. Rules:
+
+- A piece is leased to one node at a time, except for those last pieces (at most 0.5 % of what is needed).
+- A lease ends by `LeaseEnded`, by `NodeLost`, by standing still, or by a `Cut` to nothing; its rest is free at once.
+- An ask is answered once, at once or later; a new ask of the same connection replaces it.
+- Events about leases that do not stand are ignored: they are late.
+- What only a lost node held stays in doubt until the others have told what they hold (or 2 s): exchange between nodes
+  does not pass here, so they may hold it too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection
+
+from exo_dl.core.lease_nodes import DEFAULT_RATE, Ask, Node, NodeBook
+from exo_dl.core.lease_policy import CostMap, Lease, choose_run, choose_split
+from exo_dl.core.lease_types import (
+    Cut,
+    Fault,
+    Grant,
+    HeldLease,
+    LeaseAction,
+    LeaseAsked,
+    LeaseEnded,
+    LeaseEvent,
+    LeaseProgressed,
+    LeaseResult,
+    LeaseView,
+    NodeJoined,
+    NodeLost,
+    QueryHave,
+    Tick,
+)
+from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import first_set, mask
+
+__all__ = [
+    "Cut",
+    "Fault",
+    "Grant",
+    "HeldLease",
+    "LeaseAction",
+    "LeaseAsked",
+    "LeaseEnded",
+    "LeaseEvent",
+    "LeaseProgressed",
+    "LeaseResult",
+    "LeaseTable",
+    "LeaseView",
+    "NodeJoined",
+    "NodeLost",
+    "QueryHave",
+    "Tick",
+]
+
+_PART = 0.6  # of its fair share of all that is left: the rest is leased later, when rates are known better
+_LEAST_LEASE_S = 0.4
+_FIRST_LEASE_BYTES = 16 << 20
+_START_S = 0.1
+_MARGIN_S = 0.3
+_GAIN_S = 0.05
+_STALL_S = 3.0
+_STALL_TIMES = 4.0
+_GRACE_S = 3.0
+_DOUBT_S = 2.0
+_TICK_S = 0.25
+_PARKED_TICK_S = 0.1
+_DUPLICATE_PART = 0.005
+
+
+class LeaseTable:
+    """The leases of one pull.
+
+    Args:
+        manifest: what is pulled.
+        rng: source of randomness.
+        epoch: the coordinator's epoch; lease ids of different epochs differ.
+        shared_hub_bytes_per_s: rate of an uplink that all nodes share, where it is known.
+        expected: nodes that are about to join: nothing is leased before they have (or are lost), or ``patience_s``
+            seconds have passed, since one of them may hold everything.
+        patience_s: how long to wait for them.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        rng: random.Random,
+        epoch: int,
+        shared_hub_bytes_per_s: float | None = None,
+        expected: Collection[str] = (),
+        patience_s: float = 1.0,
+    ) -> None:
+        self._manifest = manifest
+        self._costs = CostMap(manifest)
+        self._rng = rng
+        self._next_id = (epoch << 32) + 1
+        self._book = NodeBook(shared_hub_bytes_per_s)
+        self._leases: dict[int, Lease] = {}
+        self._slots: dict[tuple[str, int], int] = {}
+        self._parked: dict[tuple[str, int], Ask] = {}
+        self._leased = 0
+        self._doubt = 0
+        self._doubt_until = 0.0
+        self._unanswered: set[str] = set()
+        self._expected = set(expected)
+        self._patience_s = patience_s
+        self._quiet_until: float | None = None
+        self._duplicates = 0
+        self._duplicate_cost = 0.0
+        self._tick_at: float | None = None
+        self._actions: list[LeaseAction] = []
+
+    # ------------------------------------------------------------------ views
+
+    @property
+    def outstanding_bytes(self) -> int:
+        """Bytes that some node wants and none is known to hold."""
+        return self._manifest.set_bytes(self._book.needed & ~self._book.held)
+
+    def leases(self) -> tuple[LeaseView, ...]:
+        """The leases that stand."""
+        return tuple(
+            LeaseView(x.lease_id, x.node, x.slot, x.first, x.end, x.position, x.rate, x.duplicate)
+            for x in self._leases.values()
+        )
+
+    def next_deadline(self) -> float | None:
+        """When a `Tick` is due, on the clock of ``now``; None when nothing waits for time."""
+        return self._tick_at
+
+    # ----------------------------------------------------------------- events
+
+    def handle(self, event: LeaseEvent, now: float) -> list[LeaseAction]:
+        """Takes one event and says what is to be done.
+
+        Args:
+            event: what happened.
+            now: seconds on a clock that never goes back.
+        """
+        if self._quiet_until is None:
+            self._quiet_until = now + self._patience_s
+        self._actions = []
+        match event:
+            case NodeJoined():
+                self._joined(event, now)
+            case NodeLost(node):
+                self._lost(node, now)
+            case LeaseAsked(name, slot, rate):
+                if name in self._book.nodes and (name, slot) not in self._slots:
+                    self._book.asked(name, slot, rate)
+                    self._parked[name, slot] = Ask(name, slot, now)
+            case LeaseProgressed(node, lease_id, position, rate):
+                lease = self._leases.get(lease_id)
+                if lease is not None and lease.node == node:
+                    self._moved(lease, position, rate, now)
+            case LeaseEnded():
+                self._ended(event, now)
+            case Tick():
+                self._check_stalls(now)
+        if self._doubt and (not self._unanswered or now >= self._doubt_until):
+            self._doubt = 0
+        if not isinstance(event, LeaseProgressed):
+            self._serve(now)
+        if self._parked or self._leases or self._doubt:
+            step = _PARKED_TICK_S if self._parked and self._leases else _TICK_S
+            if self._tick_at is None or self._tick_at <= now or self._tick_at > now + step:
+                self._tick_at = now + step
+        else:
+            self._tick_at = None
+        return self._actions
+
+    def _joined(self, event: NodeJoined, now: float) -> None:
+        every = mask(0, self._manifest.piece_count)
+        known = self._book.joined(event, every, now)
+        self._expected.discard(event.node)
+        self._unanswered.discard(event.node)
+        listed = {held.lease_id for held in event.leases}
+        for lease in [x for x in self._leases.values() if x.node == event.node and x.lease_id not in listed]:
+            # A grant may have crossed with this message: only what should have been known by then is gone.
+            if not known or now - lease.granted_at > _GRACE_S:
+                self._drop(lease)
+        for held in event.leases:
+            mine = self._leases.get(held.lease_id)
+            if mine is None:
+                self._adopt(event.node, held, event.hub_bytes_per_s / max(1, len(event.leases)), now)
+            elif mine.node == event.node:
+                self._moved(mine, held.position, mine.rate, now)
+        for lease in list(self._leases.values()):
+            if lease.rest & self._book.held:
+                self._cut_held(lease)
+
+    def _adopt(self, node: str, held: HeldLease, rate: float, now: float) -> None:
+        if not 0 <= held.first <= held.position <= held.end <= self._manifest.piece_count:
+            self._actions.append(Fault(f"{node} reported a lease outside of this pull; it was ignored."))
+            return
+        end = held.end
+        taken = first_set(mask(held.position, end) & (self._leased | self._book.held), held.position)
+        if taken >= 0:
+            end = taken
+            self._actions.append(Cut(node, held.lease_id, end if end > held.position else held.first))
+        if end > held.position:
+            lease = Lease(held.lease_id, node, -1, held.first, end, held.position, rate, now, now)
+            self._leases[lease.lease_id] = lease
+            self._leased |= lease.rest
+
+    def _lost(self, name: str, now: float) -> None:
+        self._expected.discard(name)
+        self._unanswered.discard(name)
+        node = self._book.nodes.get(name)
+        if node is None:
+            return
+        for lease in [x for x in self._leases.values() if x.node == name]:
+            self._drop(lease)
+        for key in [k for k in self._parked if k[0] == name]:
+            del self._parked[key]
+        only_there = self._book.lost(name) & self._book.needed
+        if only_there and self._book.nodes:
+            self._doubt |= only_there
+            self._doubt_until = now + _DOUBT_S
+            self._unanswered = set(self._book.nodes)
+            self._actions.append(QueryHave(tuple(sorted(self._unanswered))))
+
+    def _moved(self, lease: Lease, position: int, rate: float, now: float) -> None:
+        if rate > 0:
+            lease.rate = rate
+            self._book.measured(lease.node, lease.slot, rate)
+        if not lease.position < position <= self._manifest.piece_count:
+            return
+        position_in = min(position, lease.end)
+        done = mask(lease.position, position)
+        self._book.add(lease.node, done)
+        self._leased &= ~mask(lease.position, position_in)
+        lease.position = position_in
+        lease.moved_at = now
+        self._book.nodes[lease.node].stalls = 0
+        if self._duplicates:
+            for other in list(self._leases.values()):
+                if other is not lease and other.rest & done:
+                    self._cut_held(other)
+
+    def _ended(self, event: LeaseEnded, now: float) -> None:
+        lease = self._leases.get(event.lease_id)
+        if lease is None or lease.node != event.node:
+            # Late: but what it says about the hub holds all the same.
+            lease = None
+        else:
+            self._moved(lease, event.position, 0.0, now)
+        slot = lease.slot if lease is not None else -1
+        if lease is not None and lease.lease_id in self._leases:
+            if lease.position < lease.end and not lease.duplicate:
+                self._book.nodes[lease.node].next_piece = lease.position
+            self._drop(lease)
+        fault = self._book.ended(event, slot, now)
+        if fault:
+            self._actions.append(Fault(fault))
+
+    # ---------------------------------------------------------------- removal
+
+    def _drop(self, lease: Lease) -> None:
+        del self._leases[lease.lease_id]
+        if self._slots.get((lease.node, lease.slot)) == lease.lease_id:
+            del self._slots[lease.node, lease.slot]
+        if lease.duplicate:
+            self._duplicates -= 1
+        self._unlease(lease.rest)
+
+    def _unlease(self, bits: int) -> None:
+        self._leased &= ~bits
+        if self._duplicates:
+            for other in self._leases.values():
+                self._leased |= other.rest & bits
+
+    def _take_back(self, lease: Lease) -> None:
+        self._drop(lease)
+        self._actions.append(Cut(lease.node, lease.lease_id, lease.first))
+
+    def _shorten(self, lease: Lease, end: int) -> None:
+        gone = mask(end, lease.end)
+        lease.end = end
+        self._unlease(gone)
+        self._actions.append(Cut(lease.node, lease.lease_id, end))
+
+    def _cut_held(self, lease: Lease) -> None:
+        """Others hold a part of what this lease is still to read."""
+        left = lease.rest & ~self._book.held
+        if not left:
+            self._take_back(lease)
+        elif (first := first_set(lease.rest & self._book.held)) > lease.position:
+            self._shorten(lease, first)
+        # Where it is the piece in progress that is held elsewhere, the node sees that itself.
+
+    def _check_stalls(self, now: float) -> None:
+        for lease in list(self._leases.values()):
+            silent = now - lease.moved_at
+            if silent < _STALL_S:
+                continue
+            if lease.position >= lease.end:
+                self._drop(lease)
+                continue
+            node = self._book.nodes[lease.node]
+            rate = lease.rate or self._book.cautious_rate(lease.node, lease.slot)
+            piece_s = self._manifest.piece_bytes(lease.position) / rate
+            if silent > max(_STALL_S, _STALL_TIMES * piece_s) * 2**node.stalls:
+                wait_s = self._book.stalled(lease.node, lease.slot, now)
+                self._take_back(lease)
+                text = f"{lease.node} read nothing from the hub for {silent:.1f} s: its lease goes to others"
+                self._actions.append(Fault(f"{text}, and it gets none for {wait_s:.0f} s."))
+
+    # --------------------------------------------------------------- granting
+
+    def _free(self) -> int:
+        book = self._book
+        return book.needed & ~(book.held | self._leased | book.checking | self._doubt)
+
+    def _serve(self, now: float) -> None:
+        assert self._quiet_until is not None  # noqa: S101 - set by handle()
+        if not self._parked or (self._expected and now < self._quiet_until):
+            return
+        for ask in sorted(self._parked.values(), key=lambda a: -self._book.slot_rate(a.node, a.slot)):
+            if self._book.banned(ask.node, ask.slot, now):
+                continue
+            if not self._grant_free(ask, now) and not self._grant_tail(ask, now) and not self._grant_twice(ask, now):
+                # A slower one could gain even less.
+                break
+
+    def _grant_free(self, ask: Ask, now: float) -> bool:
+        free = self._free()
+        if not free:
+            return False
+        node = self._book.nodes[ask.node]
+        mine = free & node.want or free
+        rate = self._book.slot_rate(ask.node, ask.slot)
+        left_s = self._costs.of(free | self._leased) / self._book.total_rate(now)
+        fair = rate * left_s
+        if self._book.known_rate(ask.node, ask.slot) > 0:
+            least = rate * _LEAST_LEASE_S
+            aim = max(fair * _PART, least)
+        else:
+            least = 0.0
+            aim = min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
+        reserved = {n.next_piece for n in self._book.nodes.values() if n is not node}
+        first, end = choose_run(
+            mine, self._costs, aim=aim, continue_at=node.next_piece, reserved=reserved, least=min(least, fair) / 2
+        )
+        piece_s = self._costs.run(first, first + 1) / rate
+        if piece_s > max(left_s, _START_S) and any(x.rate > rate for x in self._leases.values()):
+            # Alone with this piece it would take longer than the others need for all that is left.
+            return False
+        self._grant(ask, first, end, now, duplicate=False)
+        return True
+
+    def _grant_tail(self, ask: Ask, now: float) -> bool:
+        thief_rate = self._book.slot_rate(ask.node, ask.slot)
+        victim = max(self._victims(ask), key=lambda x: self._eta(x, now), default=None)
+        if victim is None:
+            return False
+        rate = self._rate(victim)
+        ahead = rate * (now - victim.moved_at)
+        position = min(self._costs.at(victim.position) + ahead, self._costs.at(victim.end))
+        floor = max(victim.position + 1, self._costs.round_up(position + rate * _MARGIN_S))
+        cut, saved_s = choose_split(
+            self._costs,
+            position=position,
+            floor=floor,
+            end=victim.end,
+            victim_rate=rate,
+            thief_rate=thief_rate,
+            start_s=_START_S,
+        )
+        if cut >= victim.end or saved_s < _GAIN_S:
+            return False
+        end = victim.end
+        self._shorten(victim, cut)
+        self._grant(ask, cut, end, now, duplicate=False)
+        return True
+
+    def _grant_twice(self, ask: Ask, now: float) -> bool:
+        thief_rate = self._book.slot_rate(ask.node, ask.slot)
+        allowed = max(self._costs.of(self._book.needed) * _DUPLICATE_PART - self._duplicate_cost, 0.0)
+        for owner in sorted(self._victims(ask), key=lambda x: -self._eta(x, now))[:4]:
+            if owner.duplicate or owner.node == ask.node or self._twice(owner):
+                continue
+            cost = self._costs.run(owner.position, owner.end)
+            thief_s = _START_S + cost / thief_rate
+            first_ever = not self._duplicate_cost and owner.end - owner.position == 1
+            if self._eta(owner, now) > 2 * thief_s + _GAIN_S and (cost <= allowed or first_ever):
+                self._duplicate_cost += cost
+                self._grant(ask, owner.position, owner.end, now, duplicate=True)
+                return True
+        return False
+
+    def _twice(self, lease: Lease) -> bool:
+        return bool(self._duplicates) and any(
+            x is not lease and x.rest & lease.rest for x in self._leases.values() if x.duplicate
+        )
+
+    def _victims(self, ask: Ask) -> list[Lease]:
+        return [x for x in self._leases.values() if x.end > x.position and not x.duplicate]
+
+    def _rate(self, lease: Lease) -> float:
+        return lease.rate or self._book.slot_rate(lease.node, lease.slot) or DEFAULT_RATE
+
+    def _eta(self, lease: Lease, now: float) -> float:
+        rest_s = self._costs.run(lease.position, lease.end) / self._rate(lease)
+        return max(rest_s - (now - lease.moved_at), rest_s / (lease.end - lease.position) / 4)
+
+    def _grant(self, ask: Ask, first: int, end: int, now: float, *, duplicate: bool) -> None:
+        lease_id = self._next_id
+        self._next_id += 1
+        rate = self._book.known_rate(ask.node, ask.slot)
+        lease = Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate)
+        self._leases[lease_id] = lease
+        self._slots[ask.node, ask.slot] = lease_id
+        self._leased |= lease.rest
+        self._duplicates += duplicate
+        node: Node = self._book.nodes[ask.node]
+        if not duplicate:
+            node.next_piece = end
+        self._parked.pop((ask.node, ask.slot), None)
+        self._actions.append(Grant(ask.node, ask.slot, lease_id, first, end))

@@ -1,0 +1,178 @@
+"""Throughput: how fast something was lately, and how many connections are worth having."""
+
+from __future__ import annotations
+
+__all__ = ["ConnectionController", "RateMeter"]
+
+_HALF_LIFE_S = 2.0
+
+
+class RateMeter:
+    """Bytes per second of something that comes in bursts (whole pieces), forgetting with a half-life.
+
+    Only time in which it was meant to run counts: call `begin` when work starts and `pause` when it stops, and an
+    idle link keeps its last figure. A silence of more than twice the usual gap counts against the rate at once, so a
+    link that dried up is seen before its next piece comes.
+
+    Args:
+        half_life_s: seconds after which a measurement weighs half.
+        guess: bytes/s until something is measured; 0 for "unknown".
+    """
+
+    __slots__ = ("_bytes", "_guess", "_half_life_s", "_last", "_last_bytes", "_seconds", "total_bytes")
+
+    def __init__(self, *, half_life_s: float = _HALF_LIFE_S, guess: float = 0.0) -> None:
+        self._half_life_s = half_life_s
+        self._guess = guess
+        self._bytes = 0.0
+        self._seconds = 0.0
+        self._last: float | None = None
+        self._last_bytes = 0
+        self.total_bytes = 0
+
+    @property
+    def running(self) -> bool:
+        """Between `begin` and `pause`."""
+        return self._last is not None
+
+    @property
+    def measured(self) -> bool:
+        """Whether `rate` is more than the guess."""
+        return self._seconds > 0
+
+    def begin(self, now: float) -> None:
+        """Work starts; without effect while it runs."""
+        if self._last is None:
+            self._last = now
+
+    def pause(self, now: float) -> None:
+        """Work stops, by choice or for want of something to do: time that passes now says nothing."""
+        if self._last is not None and self._last_bytes and self._silent_too_long(now):
+            self._count(0, now)
+        self._last = None
+
+    def add(self, byte_count: int, now: float) -> None:
+        """``byte_count`` bytes arrived since the last call."""
+        self._count(byte_count, now)
+        self.total_bytes += byte_count
+        self._last_bytes = byte_count
+
+    def rate(self, now: float) -> float:
+        """Bytes per second; the guess while nothing was measured."""
+        if self._seconds <= 0:
+            return self._guess
+        if self._silent_too_long(now):
+            assert self._last is not None  # noqa: S101 - _silent_too_long says so
+            silence = now - self._last
+            keep = self._keep(silence)
+            return self._bytes * keep / (self._seconds * keep + silence)
+        return self._bytes / self._seconds
+
+    def _keep(self, seconds: float) -> float:
+        return float(0.5 ** (seconds / self._half_life_s))
+
+    def _silent_too_long(self, now: float) -> bool:
+        if self._last is None or self._bytes <= 0:
+            return False
+        usual = self._last_bytes * self._seconds / self._bytes
+        return now - self._last > max(0.25, 2 * usual)
+
+    def _count(self, byte_count: int, now: float) -> None:
+        elapsed = 0.0 if self._last is None else max(0.0, now - self._last)
+        keep = self._keep(elapsed)
+        self._bytes = self._bytes * keep + byte_count
+        self._seconds = self._seconds * keep + elapsed
+        self._last = now
+
+
+class ConnectionController:
+    """Finds how many connections to a hub are worth having, by hill climbing.
+
+    It starts with two, of which one reads while the other waits for an answer. One more is tried; it stays when the total rises by ``gain`` or more over a window in which all
+    connections were busy, and is dropped again otherwise, with a pause that doubles with each trial that failed.
+
+    Args:
+        limit: never more than this many; may be changed at any time.
+        gain: fraction that one more connection must bring.
+    """
+
+    _SETTLE_S = 0.3
+    _WINDOW_S = 1.0
+    _WINDOW_MAX_S = 12.0
+    _HOLD_S = 15.0
+    _HOLD_MAX_S = 120.0
+
+    def __init__(self, *, limit: int, gain: float = 0.10) -> None:
+        self.limit = limit
+        self.gain = gain
+        self._target = 2
+        self._base = 0.0
+        self._trying = False
+        self._hold_until = 0.0
+        self._hold_s = self._HOLD_S
+        self._from: tuple[float, int, int] | None = None
+
+    @property
+    def target(self) -> int:
+        """Connections to have now, 0..limit."""
+        return min(self._target, self.limit)
+
+    def refused(self, now: float) -> None:
+        """The hub asked for less (429, 503): one connection fewer, and no trial for a while."""
+        self._target = max(1, self._target - 1)
+        self._rest(now)
+
+    def observe(self, *, total_bytes: int, arrivals: int, busy: int, now: float) -> bool:
+        """Tells how things stand; to be called at each arrival.
+
+        Args:
+            total_bytes: bytes from the hub since the start, over all connections.
+            arrivals: number of arrivals that make up ``total_bytes``; fewer than eight in a window say little.
+            busy: connections that are reading now.
+            now: seconds.
+
+        Returns:
+            Whether `target` changed.
+        """
+        if busy < self.target or not busy:
+            self._from = None
+            return False
+        if self._from is None:
+            self._from = (now + self._SETTLE_S, -1, -1)
+        started, bytes_then, arrivals_then = self._from
+        if bytes_then < 0:
+            if now >= started:
+                self._from = (now, total_bytes, arrivals)
+            return False
+        elapsed = now - started
+        if elapsed < self._WINDOW_S or (arrivals - arrivals_then < 8 * busy and elapsed < self._WINDOW_MAX_S):
+            return False
+        # Bytes come a piece at a time, and connections in step: a piece of each is noise that a trial must rise above.
+        noise = busy * (total_bytes - bytes_then) / max(1, arrivals - arrivals_then)
+        rate = (total_bytes - bytes_then) / elapsed
+        self._from = None
+        before = self._target
+        if self._trying:
+            self._trying = False
+            if rate - noise / elapsed >= self._base * (1 + self.gain):
+                self._base = rate
+                self._hold_s = self._HOLD_S
+                self._grow()
+            else:
+                self._target = max(1, self._target - 1)
+                self._rest(now)
+        elif now >= self._hold_until:
+            self._base = rate
+            self._grow()
+        return self._target != before
+
+    def _grow(self) -> None:
+        if self._target < self.limit:
+            self._target += 1
+            self._trying = True
+
+    def _rest(self, now: float) -> None:
+        self._trying = False
+        self._from = None
+        self._hold_until = now + self._hold_s
+        self._hold_s = min(self._HOLD_MAX_S, self._hold_s * 2)

@@ -1,0 +1,254 @@
+"""What a node's machine is told and what it asks for: the events and actions of `exo_dl.core.swarm`."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from exo_dl.core.lease_types import Fault, HeldLease, LeaseResult, Tick
+
+__all__ = [
+    "Announce",
+    "AskLease",
+    "CancelFetch",
+    "Complete",
+    "CoordinatorReady",
+    "EndLease",
+    "Fault",
+    "FetchEnded",
+    "FetchFromHub",
+    "FetchFromPeer",
+    "FetchResult",
+    "Held",
+    "HeldLease",
+    "HubReady",
+    "LeaseGranted",
+    "LeaseResult",
+    "LeaseTrimmed",
+    "PeerHas",
+    "PeerJoined",
+    "PeerLost",
+    "PieceBad",
+    "PiecesArrived",
+    "ReportLease",
+    "SlotLimit",
+    "SwarmAction",
+    "SwarmEvent",
+    "Tick",
+    "TrimFetch",
+]
+
+
+class FetchResult(enum.Enum):
+    """How a transfer ended."""
+
+    DONE = "done"
+    BUSY = "busy"
+    FAILED = "failed"
+    CORRUPT = "corrupt"
+    MISSING = "missing"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    HUB_UNREACHABLE = "hub unreachable"
+    HUB_BUSY = "hub busy"
+    HUB_REFUSED = "hub refused"
+    NO_ROOM = "no room"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerJoined:
+    """A link to a peer stands; what it holds is not known yet."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHas:
+    """A peer holds these pieces (more than before, or for the first time)."""
+
+    peer: str
+    pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The link to a peer is gone. Transfers from it end by themselves with `FetchEnded`."""
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Pieces found on this node's own disks and verified."""
+
+    pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class CoordinatorReady:
+    """A coordinator (the first, or another one) knows of this node: ask it again for every idle hub connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubReady:
+    """Whether this node may and can read from the hub now."""
+
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PiecesArrived:
+    """Pieces of a transfer were verified and stored. ``byte_count`` is what was received for them."""
+
+    fetch_id: int
+    pieces: int
+    byte_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchEnded:
+    """A transfer is over: each `FetchFromPeer` and `FetchFromHub` ends in exactly one of these."""
+
+    fetch_id: int
+    result: FetchResult
+    retry_after_s: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """The coordinator gave the hub connection ``slot`` the pieces ``first .. end``."""
+
+    lease_id: int
+    slot: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTrimmed:
+    """The coordinator ends a lease at ``end``."""
+
+    lease_id: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class PieceBad:
+    """The digest of a whole file failed: these pieces are lost again."""
+
+    pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLimit:
+    """At most this many hub connections from now on (memory or disk is short, or the user said so); 0 stops them."""
+
+    limit: int
+
+
+SwarmEvent = (
+    PeerJoined
+    | PeerHas
+    | PeerLost
+    | Held
+    | CoordinatorReady
+    | HubReady
+    | PiecesArrived
+    | FetchEnded
+    | LeaseGranted
+    | LeaseTrimmed
+    | PieceBad
+    | SlotLimit
+    | Tick
+)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFromPeer:
+    """Read pieces ``first .. end`` from a peer."""
+
+    fetch_id: int
+    peer: str
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFromHub:
+    """Read pieces ``first .. end``, all of one blob, from the hub with connection ``slot``."""
+
+    fetch_id: int
+    lease_id: int
+    slot: int
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrimFetch:
+    """The transfer shall end DONE at piece ``end``. Where it is past that already, what arrived counts."""
+
+    fetch_id: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelFetch:
+    """The transfer shall end now."""
+
+    fetch_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskLease:
+    """To the coordinator: this hub connection is idle."""
+
+    slot: int
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLease:
+    """To the coordinator: how far a lease is."""
+
+    lease_id: int
+    position: int
+    bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndLease:
+    """To the coordinator: this node is through with a lease."""
+
+    lease_id: int
+    position: int
+    result: LeaseResult
+    retry_after_s: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """To all peers: this node holds these pieces now."""
+
+    pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """This node holds everything that it wants. Sent again when pieces were lost (`PieceBad`) and came back."""
+
+
+SwarmAction = (
+    FetchFromPeer
+    | FetchFromHub
+    | TrimFetch
+    | CancelFetch
+    | AskLease
+    | ReportLease
+    | EndLease
+    | Announce
+    | Complete
+    | Fault
+)

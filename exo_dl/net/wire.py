@@ -1,0 +1,162 @@
+"""Between the messages of `swarm.proto` and the values of the core. All checks of what a peer sent are here.
+
+Every function that reads a message raises `ProtocolError` (or `UsageError`, for names) on anything out of bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from exo_dl.core.leases import HeldLease
+from exo_dl.core.manifest import FileEntry, Manifest, pull_id_for
+from exo_dl.core.paths import check_commit, check_path, check_repo
+from exo_dl.core.pieces import from_bytes, iter_runs, mask, to_bytes
+from exo_dl.errors import ProtocolError
+from exo_dl.rpc.v1 import swarm_pb2 as pb
+
+__all__ = [
+    "DIGEST_BYTES",
+    "MAX_TARGETS",
+    "check_offer",
+    "check_run",
+    "have_runs",
+    "held_leases_from_pb",
+    "held_leases_to_pb",
+    "manifest_from_pb",
+    "manifest_to_pb",
+    "piece_set",
+    "piece_set_from_pb",
+    "run_mask",
+    "runs_from_pb",
+]
+
+DIGEST_BYTES = 32
+MAX_TARGETS = 10_000
+_MAX_LEASES = 1024
+# Digests in one message: 1 MiB, so that a heartbeat never waits long behind a map.
+_MAX_DIGESTS = 32_768
+_REPO_TYPES = frozenset({"model", "dataset", "space"})
+
+
+def manifest_to_pb(manifest: Manifest) -> pb.Manifest:
+    """The message for ``manifest``."""
+
+    def entries(files: tuple[FileEntry, ...]) -> list[pb.ManifestFile]:
+        return [pb.ManifestFile(path=f.path, size=f.size, digest=f.digest, git_oid=f.git_oid) for f in files]
+
+    return pb.Manifest(
+        hub=manifest.hub,
+        repo_type=manifest.repo_type,
+        repo=manifest.repo,
+        commit=manifest.commit,
+        files=entries(manifest.files),
+        unselected=entries(manifest.unselected),
+    )
+
+
+def manifest_from_pb(message: pb.Manifest) -> Manifest:
+    """The manifest that a peer sent, with every name, size and digest checked."""
+
+    def entries(files: list[pb.ManifestFile]) -> tuple[FileEntry, ...]:
+        for f in files:
+            if len(f.git_oid) not in (0, 20):
+                raise ProtocolError(f"{f.path!r} has an object id of {len(f.git_oid)} bytes.")
+        return tuple(FileEntry(check_path(f.path), f.size, f.digest, f.git_oid) for f in files)
+
+    if message.repo_type not in _REPO_TYPES:
+        raise ProtocolError(f"Unknown repository type {message.repo_type[:40]!r}.")
+    if message.hub != "huggingface":
+        raise ProtocolError(f"Unknown kind of hub {message.hub[:40]!r}.")
+    return Manifest(
+        hub=message.hub,
+        repo_type=message.repo_type,
+        repo=check_repo(message.repo),
+        commit=check_commit(message.commit),
+        files=entries(list(message.files)),
+        unselected=entries(list(message.unselected)),
+    )
+
+
+def check_offer(offer: pb.PullOffer) -> Manifest:
+    """The manifest of an offer whose pull id is right for it."""
+    manifest = manifest_from_pb(offer.manifest)
+    if pull_id_for(manifest, offer.layout) != offer.pull_id:
+        raise ProtocolError(f"The offer of pull {offer.pull_id[:40]!r} does not have the id of its files.")
+    if len(offer.targets) > MAX_TARGETS:
+        raise ProtocolError(f"An offer names {len(offer.targets)} nodes.")
+    if offer.epoch < 1 or not offer.coordinator_id:
+        raise ProtocolError("An offer without epoch or coordinator.")
+    return manifest
+
+
+def piece_set(bits: int) -> pb.PieceSet:
+    """The message for a set of pieces."""
+    return pb.PieceSet(bits=to_bytes(bits))
+
+
+def piece_set_from_pb(message: pb.PieceSet, manifest: Manifest) -> int:
+    """The set of pieces that a peer sent; none lies outside the manifest."""
+    return from_bytes(message.bits, count=manifest.piece_count)
+
+
+def check_run(first: int, end: int, manifest: Manifest) -> None:
+    """Raises `ProtocolError` unless ``first < end`` lies inside the manifest."""
+    if not 0 <= first < end <= manifest.piece_count:
+        raise ProtocolError(f"Pieces {first}..{end} are outside of this pull's {manifest.piece_count} pieces.")
+
+
+def have_runs(bits: int, digest: Callable[[int], bytes | None]) -> Iterator[list[pb.HaveRun]]:
+    """The runs of ``bits`` with their digests, in lists that each fit one message.
+
+    A piece whose ``digest`` is None (it was lost in the meantime) is left out.
+    """
+    batch: list[pb.HaveRun] = []
+    room = _MAX_DIGESTS
+    for first, end in iter_runs(bits):
+        parts: list[bytes] = []
+        for piece in range(first, end):
+            known = digest(piece)
+            if known is not None:
+                parts.append(known)
+                room -= 1
+            if parts and (known is None or room == 0 or piece == end - 1):
+                start = (piece if known is None else piece + 1) - len(parts)
+                batch.append(pb.HaveRun(first=start, digests=b"".join(parts)))
+                parts = []
+            if room == 0:
+                yield batch
+                batch, room = [], _MAX_DIGESTS
+    if batch:
+        yield batch
+
+
+def runs_from_pb(runs: list[pb.HaveRun], manifest: Manifest) -> Iterator[tuple[int, bytes]]:
+    """``(first, digests)`` of each run that a peer sent, checked."""
+    for run in runs:
+        if not run.digests or len(run.digests) % DIGEST_BYTES:
+            raise ProtocolError(f"{len(run.digests)} bytes of digests are no multiple of {DIGEST_BYTES}.")
+        check_run(run.first, run.first + len(run.digests) // DIGEST_BYTES, manifest)
+        yield run.first, run.digests
+
+
+def held_leases_to_pb(leases: tuple[HeldLease, ...]) -> list[pb.HeldLease]:
+    """The messages for the leases that this node holds."""
+    return [pb.HeldLease(lease_id=x.lease_id, first=x.first, end=x.end, position=x.position) for x in leases]
+
+
+def held_leases_from_pb(leases: list[pb.HeldLease], manifest: Manifest) -> tuple[HeldLease, ...]:
+    """The leases that a peer says it holds, checked."""
+    if len(leases) > _MAX_LEASES:
+        raise ProtocolError(f"A node claims {len(leases)} leases.")
+    result = []
+    for x in leases:
+        check_run(x.first, x.end, manifest)
+        if not x.first <= x.position <= x.end:
+            raise ProtocolError(f"A lease of {x.first}..{x.end} has its position at {x.position}.")
+        result.append(HeldLease(x.lease_id, x.first, x.end, x.position))
+    return tuple(result)
+
+
+def run_mask(first: int, digests: bytes) -> int:
+    """The set of pieces of one checked run."""
+    return mask(first, first + len(digests) // DIGEST_BYTES)

@@ -1,0 +1,70 @@
+"""``python -m exo_dl.sim``: runs a pull in the simulator and prints what it came to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+
+from exo_dl.sim.scenarios import SCENARIOS, build
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one scenario. Returns 0 when every live node ended with all that it wants."""
+    parser = argparse.ArgumentParser(prog="python -m exo_dl.sim", description="Simulates one pull of a cluster.")
+    parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--size-mib", type=int, default=512)
+    parser.add_argument("--files", type=int, default=4, help="large files that the model is made of")
+    parser.add_argument("--small-files", type=int, default=8)
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), default="lab")
+    parser.add_argument("--faults", type=int, default=0, help="number of random faults")
+    parser.add_argument("--quantum-ms", type=float, default=2.0)
+    parser.add_argument("--until-s", type=float, default=100_000.0)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    started = time.perf_counter()
+    cluster = build(
+        args.scenario,
+        nodes=args.nodes,
+        seed=args.seed,
+        size_bytes=args.size_mib << 20,
+        files=args.files,
+        small_files=args.small_files,
+        faults=args.faults,
+        quantum_s=args.quantum_ms / 1000,
+    )
+    report = cluster.run(until_s=args.until_s)
+    figures = {
+        "scenario": args.scenario,
+        "nodes": args.nodes,
+        "seed": args.seed,
+        "complete": report.complete,
+        "seconds": round(report.seconds, 3),
+        "bound_s": round(report.bound_s, 3),
+        "ratio": round(report.ratio, 4),
+        "bound_once_s": round(report.bound_once_s, 3),
+        "ratio_once": round(report.ratio_once, 4),
+        "hub_bytes_per_model_byte": round(report.hub_ratio, 4),
+        "hub_requests": report.hub_requests,
+        "messages": report.messages,
+        "peer_requests": report.peer_requests,
+        "refused": report.refused,
+        "faults": len(report.faults),
+        "cpu_s": round(time.perf_counter() - started, 2),
+    }
+    if args.json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:26} {value}")
+        for line in report.faults[-20:]:
+            print(f"  {line}")
+    return 0 if report.complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

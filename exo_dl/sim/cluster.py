@@ -1,0 +1,351 @@
+"""N simulated nodes of the real core on a simulated network, deterministic from a seed."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from exo_dl.core.bound import NodeRates, least_time, least_time_read_once
+from exo_dl.core.manifest import Manifest
+from exo_dl.core.succession import Claim
+from exo_dl.core.swarm import FetchResult
+from exo_dl.sim.network import Flow, Network, NodeSpec
+from exo_dl.sim.node import Message, SimNode, Transfer
+
+__all__ = ["Cluster", "Report"]
+
+_DETECT_S = 5.0
+_KILL_DETECT_S = 0.5
+
+
+@dataclass(slots=True)
+class Report:
+    """What a run came to. Times in simulated seconds; ``hub_ratio`` is bytes sent by the hub per byte of the model."""
+
+    seconds: float
+    bound_s: float
+    bound_once_s: float
+    model_bytes: int
+    hub_bytes: float
+    hub_requests: int
+    messages: int
+    peer_requests: int
+    refused: int
+    complete: bool
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Time over the least time, where bytes may be read from the hub twice."""
+        return self.seconds / self.bound_s if self.bound_s else 1.0
+
+    @property
+    def ratio_once(self) -> float:
+        """Time over the least time, where each byte is read from the hub once."""
+        return self.seconds / self.bound_once_s if self.bound_once_s else 1.0
+
+    @property
+    def hub_ratio(self) -> float:
+        """Bytes that the hub sent, by the size of the model."""
+        return self.hub_bytes / self.model_bytes if self.model_bytes else 0.0
+
+
+@dataclass(slots=True)
+class _Link:
+    """The control stream between two nodes."""
+
+    cut: bool = False
+    lost: bool = False
+    generation: int = 0
+    queue: list[tuple[str, Message]] = field(default_factory=list)
+
+
+class Cluster:
+    """The simulated world.
+
+    Args:
+        manifest: what is pulled.
+        latency_s: one way between two nodes.
+        hub_rtt_s: from a request to the hub's first byte.
+        uplink: a shared link to the hub, bytes/s; None when there is none.
+        quantum_s: the network is looked at no more often than this.
+        swarm_options: passed to every `Swarm`.
+        table_options: passed to every `LeaseTable`.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        latency_s: float = 0.0003,
+        hub_rtt_s: float = 0.03,
+        uplink: float | None = None,
+        quantum_s: float = 0.002,
+        swarm_options: dict[str, Any] | None = None,
+        table_options: dict[str, Any] | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self.latency_s = latency_s
+        self.hub_rtt_s = hub_rtt_s
+        self.quantum_s = quantum_s
+        self.network = Network(uplink=uplink)
+        self.nodes: dict[str, SimNode] = {}
+        self.swarm_options = swarm_options or {}
+        self.table_options = table_options or {}
+        self.initiator = ""
+        self.now = 0.0
+        self._timers: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._serial = itertools.count()
+        self._flow_ids = itertools.count(1)
+        self._owners: dict[int, tuple[SimNode, Transfer]] = {}
+        self._links: dict[frozenset[str], _Link] = {}
+
+    # ----------------------------------------------------------------- setup
+
+    def add(self, node: SimNode, *, at: float = 0.0) -> None:
+        """A node that starts at second ``at``; the first one added starts the pull."""
+        self.nodes[node.name] = node
+        self.network.add_node(node.spec)
+        if not self.initiator:
+            self.initiator = node.name
+        self.call_at(at, self.start_node, node.name)
+
+    def start_node(self, name: str) -> None:
+        """A node's daemon starts, for the first time or again."""
+        node = self.nodes[name]
+        if node.alive:
+            return
+        claim = Claim(1, self.initiator)
+        if name == self.initiator and node.life:
+            # A restarted initiator does not know how the pull went on: it takes part as everyone else does.
+            claim = Claim(0, name)
+        node.alive = True
+        others = [n for n in self.nodes.values() if n.alive and n is not node and not self._link(name, n.name).cut]
+        for other in others:
+            link = self._link(name, other.name)
+            link.lost, link.queue = False, []
+            link.generation += 1
+        node.start(claim)
+        for other in others:
+            other.peer_up(name)
+            node.peer_up(other.name)
+
+    # ---------------------------------------------------------------- timers
+
+    def call_at(self, at: float, call: Callable[..., None], *args: Any) -> None:
+        """Calls later, in the order of time and then of request."""
+        heapq.heappush(self._timers, (at, next(self._serial), call, args))
+
+    def call_in(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
+        """Calls ``seconds`` from now."""
+        self.call_at(self.now + seconds, call, *args)
+
+    # ----------------------------------------------------------------- links
+
+    def _link(self, a: str, b: str) -> _Link:
+        return self._links.setdefault(frozenset((a, b)), _Link())
+
+    def linked(self, name: str) -> list[str]:
+        """Nodes that ``name`` has a link with, as far as it knows."""
+        return [
+            n.name for n in self.nodes.values() if n.name != name and n.alive and not self._link(name, n.name).lost
+        ]
+
+    def reachable(self, a: str, b: str) -> bool:
+        """Whether bytes pass between two nodes now."""
+        x, y = self.nodes[a], self.nodes[b]
+        return x.alive and y.alive and not x.frozen and not y.frozen and not self._link(a, b).cut
+
+    def send(self, source: str, target: str, message: Message) -> None:
+        """A message over the link of two nodes; lost with it, delivered late where the link is cut and mended."""
+        if source == target:
+            self.call_in(0.0, self._deliver, source, target, message, -1)
+            return
+        link = self._link(source, target)
+        if link.lost:
+            return
+        if link.cut:
+            link.queue.append((target, message))
+            return
+        self.call_in(self.latency_s, self._deliver, source, target, message, link.generation)
+
+    def _deliver(self, source: str, target: str, message: Message, generation: int) -> None:
+        node = self.nodes[target]
+        if source != target:
+            link = self._link(source, target)
+            if link.lost or link.generation != generation:
+                return
+            if link.cut:
+                link.queue.append((target, message))
+                return
+        node.feed(message)
+
+    def cut(self, a: str, b: str) -> None:
+        """Nothing passes between two nodes any more; both notice after some seconds."""
+        link = self._link(a, b)
+        if not link.cut:
+            link.cut = True
+            self._stop_between(a, b)
+            self.call_in(_DETECT_S, self._notice, a, b, link.generation)
+
+    def mend(self, a: str, b: str) -> None:
+        """The link is whole again."""
+        link = self._link(a, b)
+        if not link.cut:
+            return
+        link.cut = False
+        if not link.lost:
+            queue, link.queue = link.queue, []
+            for target, message in queue:
+                other = a if target == b else b
+                self.call_in(self.latency_s, self._deliver, other, target, message, link.generation)
+        elif self.nodes[a].alive and self.nodes[b].alive:
+            self._reconnect(a, b)
+
+    def _reconnect(self, a: str, b: str) -> None:
+        link = self._link(a, b)
+        link.lost, link.queue = False, []
+        link.generation += 1
+        self.nodes[a].peer_up(b)
+        self.nodes[b].peer_up(a)
+
+    def _notice(self, a: str, b: str, generation: int) -> None:
+        link = self._link(a, b)
+        frozen = self.nodes[a].frozen or self.nodes[b].frozen
+        gone = not (self.nodes[a].alive and self.nodes[b].alive)
+        if link.lost or link.generation != generation or not (link.cut or frozen or gone):
+            return
+        link.lost, link.queue = True, []
+        self.nodes[a].peer_down(b)
+        self.nodes[b].peer_down(a)
+
+    def _stop_between(self, a: str, b: str) -> None:
+        for node, transfer in list(self._owners.values()):
+            if {node.name, transfer.peer} == {a, b} and transfer.flow is not None:
+                transfer.flow.starts_at = float("inf")
+                self.network.touch()
+
+    def kill(self, name: str) -> None:
+        """A node's process dies: its connections break at once."""
+        node = self.nodes[name]
+        if not node.alive:
+            return
+        node.kill()
+        for owner, transfer in list(self._owners.values()):
+            if transfer.peer == name:
+                self.call_in(0.01, owner.end_transfer, transfer, FetchResult.FAILED)
+        for other in self.nodes.values():
+            if other is not node and other.alive:
+                self.call_in(_KILL_DETECT_S, self._notice, name, other.name, self._link(name, other.name).generation)
+
+    def freeze(self, name: str) -> None:
+        """A node is stopped; the others lose it after some seconds."""
+        node = self.nodes[name]
+        if node.alive and not node.frozen:
+            node.freeze()
+            for other in self.nodes.values():
+                if other is not node:
+                    self._stop_between(name, other.name)
+                    self.call_in(_DETECT_S, self._notice, name, other.name, self._link(name, other.name).generation)
+
+    def thaw(self, name: str) -> None:
+        """A stopped node goes on, and makes the links anew that were lost."""
+        node = self.nodes[name]
+        if node.alive and node.frozen:
+            node.thaw()
+            for other in list(self.nodes.values()):
+                if other is not node and other.alive and self._link(name, other.name).lost:
+                    if not self._link(name, other.name).cut:
+                        self._reconnect(name, other.name)
+
+    # ----------------------------------------------------------------- flows
+
+    def new_flow_id(self) -> int:
+        """The next flow's id."""
+        return next(self._flow_ids)
+
+    def start_flow(self, node: SimNode, transfer: Transfer, flow: Flow) -> None:
+        """A transfer's bytes set out."""
+        self._owners[flow.flow_id] = (node, transfer)
+        self.network.start(flow)
+
+    def stop_flow(self, transfer: Transfer) -> None:
+        """A transfer's bytes stop."""
+        assert transfer.flow is not None  # noqa: S101 - the caller looked
+        self.network.stop(transfer.flow.flow_id)
+        self._owners.pop(transfer.flow.flow_id, None)
+        if transfer.peer and transfer.peer in self.nodes:
+            self.nodes[transfer.peer].uploads.pop(transfer.flow.flow_id, None)
+
+    # ------------------------------------------------------------------- run
+
+    @property
+    def done(self) -> bool:
+        """Every live node holds what it wants."""
+        return all(
+            n.swarm is not None and not n.swarm.want & ~n.swarm.have for n in self.nodes.values() if n.alive
+        ) and any(n.alive for n in self.nodes.values())
+
+    def run(self, *, until_s: float, settle_s: float = 0.0, stop: Callable[[], bool] | None = None) -> Report:
+        """Runs until all live nodes are complete (and ``settle_s`` is over), or ``until_s``."""
+        next_watch = self.now + 0.5
+        finished_at: float | None = None
+        while self.now < until_s:
+            step = max(self.quantum_s, self.network.next_mark_in(self.now))
+            if self._timers:
+                step = min(step, max(0.0, self._timers[0][0] - self.now))
+            step = min(step, max(0.0, next_watch - self.now))
+            passed = self.network.advance(self.now, step)
+            self.now += step
+            for flow, pieces in passed:
+                owner = self._owners.get(flow.flow_id)
+                if owner is not None:
+                    owner[0].moved(owner[1], pieces)
+            while self._timers and self._timers[0][0] <= self.now + 1e-12:
+                _, _, call, args = heapq.heappop(self._timers)
+                call(*args)
+            if self.now >= next_watch:
+                next_watch = self.now + 0.5
+                for node in self.nodes.values():
+                    if node.alive:
+                        node.time_out()
+                        if node.succession is not None and not node.succession.reachable:
+                            node.take_over()
+            if self.done and self.now >= settle_s:
+                finished_at = self.now
+                break
+            if stop is not None and stop():
+                break
+        return self.report(finished_at)
+
+    def report(self, finished_at: float | None) -> Report:
+        """The figures so far."""
+        live = [n for n in self.nodes.values() if n.alive]
+        rates = {
+            n.name: NodeRates(n.spec.hub if n.hub_ok else 0.0, n.spec.up, n.spec.down) for n in self.nodes.values()
+        }
+        held = 0
+        union = 0
+        for node in self.nodes.values():
+            held |= node.initially
+            union |= node.want
+        wants = {n.name: self.manifest.set_bytes(n.want & ~n.initially) for n in live}
+        union_bytes = self.manifest.set_bytes(union & ~held)
+        bound = least_time(union_bytes=union_bytes, wants=wants, rates=rates, uplink=self.network.uplink)
+        once = least_time_read_once(union_bytes=union_bytes, wants=wants, rates=rates, uplink=self.network.uplink)
+        return Report(
+            seconds=finished_at if finished_at is not None else self.now,
+            bound_s=bound,
+            bound_once_s=once,
+            model_bytes=self.manifest.total_bytes,
+            hub_bytes=sum(n.count.hub_bytes for n in self.nodes.values()),
+            hub_requests=sum(n.count.hub_requests for n in self.nodes.values()),
+            messages=sum(n.count.messages for n in self.nodes.values()),
+            peer_requests=sum(n.count.peer_requests for n in self.nodes.values()),
+            refused=sum(n.count.refused for n in self.nodes.values()),
+            complete=finished_at is not None,
+            faults=[f"{n.name}: {line}" for n in self.nodes.values() for line in n.count.faults],
+        )

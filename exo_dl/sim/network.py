@@ -1,0 +1,186 @@
+"""A simulated network: flows of bytes that share links max-min fairly, as fluid.
+
+Every node has a link to the hub and an up and a down link on the LAN; the links to the hub may share an uplink. A flow
+crosses a few links; rates are those of progressive filling (Bertsekas & Gallager, Data Networks, 6.5.2), where links
+that would fill within a few percent of each other are filled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+__all__ = ["Flow", "Network", "NodeSpec"]
+
+_TOGETHER = 1.03
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """A node's rates in bytes/s; a connection to the hub gets at most ``hub_connection``."""
+
+    name: str
+    hub: float
+    up: float
+    down: float
+    hub_connection: float = float("inf")
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """Bytes on their way. ``marks`` are byte positions whose passing is reported, ascending; the last is the end."""
+
+    flow_id: int
+    links: tuple[Hashable, ...]
+    marks: list[tuple[int, int]]
+    cap: float
+    starts_at: float
+    rate: float = 0.0
+    sent: float = 0.0
+    next_mark: int = 0
+    stopped: bool = False
+
+    @property
+    def done(self) -> bool:
+        """All marks are passed."""
+        return self.next_mark >= len(self.marks)
+
+
+@dataclass(slots=True)
+class _Link:
+    capacity: float
+    flows: dict[int, Flow] = field(default_factory=dict)
+
+
+class Network:
+    """All links and flows.
+
+    Args:
+        uplink: rate of a link that all hub traffic shares; None when there is none.
+    """
+
+    def __init__(self, *, uplink: float | None = None) -> None:
+        self._links: dict[Hashable, _Link] = {}
+        self.flows: dict[int, Flow] = {}
+        self._dirty = False
+        self.uplink = uplink
+        if uplink is not None:
+            self.set_link("uplink", uplink)
+
+    def add_node(self, spec: NodeSpec) -> None:
+        """A node with its three links."""
+        self.set_link(("hub", spec.name), spec.hub)
+        self.set_link(("up", spec.name), spec.up)
+        self.set_link(("down", spec.name), spec.down)
+
+    def set_link(self, key: Hashable, capacity: float) -> None:
+        """Sets a link's rate, new or not."""
+        if key in self._links:
+            self._links[key].capacity = capacity
+        else:
+            self._links[key] = _Link(capacity)
+        self._dirty = True
+
+    def scale_link(self, key: Hashable, factor: float) -> None:
+        """Multiplies a link's rate."""
+        self._links[key].capacity *= factor
+        self._dirty = True
+
+    def hub_links(self, node: str) -> tuple[Hashable, ...]:
+        """The links between the hub and ``node``."""
+        return (("hub", node), "uplink") if self.uplink is not None else (("hub", node),)
+
+    def start(self, flow: Flow) -> None:
+        """A flow begins; bytes move from its ``starts_at`` on."""
+        self.flows[flow.flow_id] = flow
+        for key in flow.links:
+            self._links[key].flows[flow.flow_id] = flow
+        self._dirty = True
+
+    def stop(self, flow_id: int) -> Flow | None:
+        """A flow ends, at its end or before."""
+        flow = self.flows.pop(flow_id, None)
+        if flow is not None:
+            for key in flow.links:
+                self._links[key].flows.pop(flow_id, None)
+            flow.stopped = True
+            self._dirty = True
+        return flow
+
+    def touch(self) -> None:
+        """Something about a flow changed that rates depend on."""
+        self._dirty = True
+
+    def next_mark_in(self, now: float) -> float:
+        """Seconds until the next flow passes a mark or begins, at the present rates; infinite when none will."""
+        self._share(now)
+        least = float("inf")
+        for flow in self.flows.values():
+            if flow.starts_at > now + 1e-6:
+                least = min(least, flow.starts_at - now)
+            elif flow.rate > 0 and not flow.done:
+                least = min(least, (flow.marks[flow.next_mark][0] - flow.sent) / flow.rate)
+        return max(0.0, least)
+
+    def advance(self, now: float, seconds: float) -> list[tuple[Flow, list[int]]]:
+        """Moves bytes from ``now`` on. Returns the flows that passed marks, with the marks' labels."""
+        self._share(now)
+        passed = []
+        for flow in self.flows.values():
+            span = seconds - max(0.0, flow.starts_at - now)
+            if flow.starts_at > now and span >= -1e-6:
+                self._dirty = True
+            if span <= 0:
+                continue
+            flow.sent += flow.rate * span
+            labels = []
+            while not flow.done and flow.sent >= flow.marks[flow.next_mark][0] - 1e-6:
+                labels.append(flow.marks[flow.next_mark][1])
+                flow.next_mark += 1
+            if labels:
+                passed.append((flow, labels))
+        return passed
+
+    def _share(self, now: float) -> None:
+        if not self._dirty:
+            return
+        self._dirty = False
+        open_links: dict[Hashable, list[float]] = {}
+        pending: dict[int, Flow] = {}
+        for flow in self.flows.values():
+            flow.rate = 0.0
+            if flow.starts_at <= now + 1e-6 and not flow.done:
+                pending[flow.flow_id] = flow
+                for key in flow.links:
+                    if key in open_links:
+                        open_links[key][1] += 1
+                    else:
+                        open_links[key] = [self._links[key].capacity, 1]
+        capped = sorted((f for f in pending.values() if f.cap != float("inf")), key=lambda f: f.cap, reverse=True)
+        while pending:
+            share = min((room / count for room, count in open_links.values() if count), default=float("inf"))
+            filled: list[Flow] = []
+            while capped and capped[-1].cap <= share:
+                flow = capped.pop()
+                if flow.flow_id in pending:
+                    filled.append(flow)
+            if filled:
+                for flow in filled:
+                    self._fill(flow, flow.cap, pending, open_links)
+                continue
+            limit = share * _TOGETHER
+            full = [key for key, (room, count) in open_links.items() if count and room / count <= limit]
+            for key in full:
+                for flow in self._links[key].flows.values():
+                    if flow.flow_id in pending:
+                        rate = min(open_links[k][0] / open_links[k][1] for k in flow.links)
+                        self._fill(flow, min(rate, flow.cap), pending, open_links)
+
+    @staticmethod
+    def _fill(flow: Flow, rate: float, pending: dict[int, Flow], open_links: dict[Hashable, list[float]]) -> None:
+        flow.rate = max(0.0, rate)
+        del pending[flow.flow_id]
+        for key in flow.links:
+            entry = open_links[key]
+            entry[0] = max(0.0, entry[0] - flow.rate)
+            entry[1] -= 1

@@ -1,0 +1,532 @@
+"""A simulated daemon: the real core machines, with the simulated network in place of threads and sockets.
+
+What `exo_dld` does with sockets is done here with flows and delayed calls: actions of the two machines become messages
+and transfers, and what becomes of these comes back as events.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from exo_dl.core import leases as lt
+from exo_dl.core import swarm as sw
+from exo_dl.core.leases import LeaseTable
+from exo_dl.core.manifest import Manifest
+from exo_dl.core.succession import Claim, Succession
+from exo_dl.core.swarm import Swarm
+from exo_dl.sim.network import Flow, NodeSpec
+
+if TYPE_CHECKING:
+    from exo_dl.sim.cluster import Cluster
+
+__all__ = ["Message", "SimNode", "Transfer"]
+
+_MAX_UPLOADS = 16
+_MAX_UPLOADS_PER_PEER = 4
+_PEER_TIMEOUT_S = 5.0
+_HUB_TIMEOUT_S = 8.0
+_CONNECT_FAILS_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Something sent over a link: what, from which coordinator's epoch where it matters, and its content."""
+
+    kind: str
+    body: object
+    claim: Claim | None = None
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A transfer of a node, from the hub (``peer`` empty) or a peer."""
+
+    fetch_id: int
+    peer: str
+    first: int
+    end: int
+    flow: Flow | None = None
+    moved_at: float = 0.0
+
+
+@dataclass(slots=True)
+class HubState:
+    """How the hub treats one node: each is an error that its next transfers end with, for as long as it is set."""
+
+    result: sw.FetchResult | None = None
+    retry_after_s: float = 0.0
+    silent: bool = False
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a node did."""
+
+    hub_bytes: float = 0.0
+    hub_requests: int = 0
+    messages: int = 0
+    peer_requests: int = 0
+    refused: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+class SimNode:
+    """One node.
+
+    Args:
+        cluster: the world that it lives in.
+        spec: its links.
+        manifest: what is pulled.
+        want: pieces that it is to end with.
+        held: pieces that are on its disk at the start.
+        check_s: seconds for which it checks these before it knows that it holds them.
+        hub: whether it may read from the hub.
+        seed: of its own randomness.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        spec: NodeSpec,
+        manifest: Manifest,
+        *,
+        want: int,
+        held: int = 0,
+        check_s: float = 0.0,
+        hub: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.cluster = cluster
+        self.name = spec.name
+        self.spec = spec
+        self.manifest = manifest
+        self.want = want
+        self.disk = held
+        self.initially = held
+        self.check_s = check_s
+        self.hub_ok = hub
+        self.seed = seed
+        self.alive = False
+        self.frozen = False
+        self.corrupt = False
+        self.full = False
+        self.hub = HubState()
+        self.swarm: Swarm | None = None
+        self.table: LeaseTable | None = None
+        self.succession: Succession | None = None
+        self.transfers: dict[int, Transfer] = {}
+        self.uploads: dict[int, str] = {}
+        self.count = Counters()
+        self.complete_at: float | None = None
+        self.checking = 0
+        self.life = 0
+        self._inbox: list[tuple[object, int]] = []
+        self._swarm_tick = float("inf")
+        self._table_tick = float("inf")
+
+    # ------------------------------------------------------------------ life
+
+    def start(self, claim: Claim) -> None:
+        """The daemon starts, with whatever its disk holds."""
+        self.alive, self.frozen = True, False
+        self.life += 1
+        self.complete_at = None
+        rng = random.Random(f"{self.seed}/{self.name}/{self.life}")  # noqa: S311 - a simulation
+        self.swarm = Swarm(self.manifest, node=self.name, want=self.want, rng=rng, **self.cluster.swarm_options)
+        self.succession = Succession("sim", self.name, initiator=self.cluster.initiator, claim=claim)
+        self.table = None
+        self.checking = self.disk
+        if claim.node == self.name:
+            self._coordinate(claim)
+        self.cluster.call_in(self.check_s, self._checked, self.life)
+        self.feed(sw.HubReady(self.hub_ok))
+
+    def _checked(self, life: int) -> None:
+        if life == self.life and self.alive:
+            self.checking = 0
+            if self.disk:
+                self.feed(sw.Held(self.disk))
+            self.join_coordinator()
+
+    def kill(self) -> None:
+        """The process is gone; its disk stays."""
+        if self.swarm is not None:
+            self.disk = self.swarm.have
+        self.alive = False
+        self.swarm = None
+        self.table = None
+        self._inbox.clear()
+        for transfer in list(self.transfers.values()):
+            self._stop_flow(transfer)
+        self.transfers.clear()
+        self.uploads.clear()
+
+    def freeze(self) -> None:
+        """SIGSTOP: nothing is handled, sent or received."""
+        self.frozen = True
+        for transfer in self.transfers.values():
+            self._pause_flow(transfer)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self.frozen = False
+        now = self.cluster.now
+        for transfer in list(self.transfers.values()):
+            transfer.moved_at = now
+            self.end_transfer(transfer, sw.FetchResult.FAILED)
+        inbox, self._inbox = self._inbox, []
+        for event, life in inbox:
+            if life == self.life:
+                self.dispatch(event)
+
+    # ---------------------------------------------------------------- events
+
+    def feed(self, event: object) -> None:
+        """An event of one of the two machines, now or when the node is awake again."""
+        if not self.alive:
+            return
+        if self.frozen:
+            self._inbox.append((event, self.life))
+        else:
+            self.dispatch(event)
+
+    def dispatch(self, event: object) -> None:
+        """Hands an event to the machine that it is for, and carries out what comes back."""
+        if isinstance(event, sw.SwarmEvent) and not isinstance(event, sw.Tick):
+            self._to_swarm(event)
+        elif isinstance(event, lt.LeaseEvent) and not isinstance(event, lt.Tick):
+            self._to_table(event)
+        elif isinstance(event, Message):
+            self._received(event)
+
+    def _to_swarm(self, event: sw.SwarmEvent) -> None:
+        if self.swarm is None:
+            return
+        for action in self.swarm.handle(event, self.cluster.now):
+            self._do(action)
+        self._arm()
+
+    def _to_table(self, event: lt.LeaseEvent) -> None:
+        if self.table is None or self.succession is None:
+            return
+        claim = self.succession.claim
+        for action in self.table.handle(event, self.cluster.now):
+            match action:
+                case lt.Grant(node):
+                    self.send(node, Message("grant", action, claim))
+                case lt.Cut(node):
+                    self.send(node, Message("cut", action, claim))
+                case lt.QueryHave(nodes):
+                    for node in nodes:
+                        self.send(node, Message("query", None, claim))
+                case lt.Fault(text):
+                    self.count.faults.append(f"{self.cluster.now:.2f} {text}")
+        self._arm()
+
+    def _arm(self) -> None:
+        for kind, machine in (("swarm", self.swarm), ("table", self.table)):
+            at = machine.next_deadline() if machine is not None else None
+            if at is None:
+                continue
+            current = self._swarm_tick if kind == "swarm" else self._table_tick
+            if at < current - 1e-9:
+                if kind == "swarm":
+                    self._swarm_tick = at
+                else:
+                    self._table_tick = at
+                self.cluster.call_at(max(at, self.cluster.now + 1e-4), self._tick, kind, at, self.life)
+
+    def _tick(self, kind: str, at: float, life: int) -> None:
+        if life != self.life:
+            self._swarm_tick = self._table_tick = float("inf")
+            return
+        if kind == "swarm" and at == self._swarm_tick:
+            self._swarm_tick = float("inf")
+        elif kind == "table" and at == self._table_tick:
+            self._table_tick = float("inf")
+        else:
+            return
+        if not self.alive:
+            return
+        if self.frozen:
+            self.cluster.call_in(0.5, self._tick_later, kind, life)
+        elif kind == "swarm":
+            self._to_swarm(sw.Tick())
+        else:
+            self._to_table(lt.Tick())
+
+    def _tick_later(self, kind: str, life: int) -> None:
+        if life == self.life and self.alive:
+            if self.frozen:
+                self.cluster.call_in(0.5, self._tick_later, kind, life)
+            elif kind == "swarm":
+                self._to_swarm(sw.Tick())
+            else:
+                self._to_table(lt.Tick())
+
+    # -------------------------------------------------------------- messages
+
+    def send(self, node: str, message: Message) -> None:
+        """Over the link to ``node``; to itself without delay in order."""
+        self.count.messages += 1
+        self.cluster.send(self.name, node, message)
+
+    def _received(self, message: Message) -> None:
+        assert self.swarm is not None and self.succession is not None  # noqa: S101 - alive
+        body = message.body
+        if message.kind == "claim":
+            assert message.claim is not None  # noqa: S101 - always set
+            self.heard(message.claim)
+        elif message.kind == "have":
+            self._to_swarm(body)  # type: ignore[arg-type]
+        elif message.kind in ("grant", "cut", "query"):
+            if message.claim != self.succession.claim:
+                return
+            match body:
+                case lt.Grant(_, slot, lease_id, first, end):
+                    self._to_swarm(sw.LeaseGranted(lease_id, slot, first, end))
+                case lt.Cut(_, lease_id, end):
+                    self._to_swarm(sw.LeaseTrimmed(lease_id, end))
+                case _:
+                    self.join_coordinator()
+        elif message.kind == "table" and message.claim == self.succession.claim:
+            self._to_table(body)  # type: ignore[arg-type]
+
+    def heard(self, claim: Claim) -> None:
+        """Another node's claim to coordinate."""
+        assert self.succession is not None  # noqa: S101 - alive
+        if self.succession.heard(claim):
+            self.table = None
+            self.join_coordinator()
+
+    def _coordinate(self, claim: Claim) -> None:
+        rng = random.Random(f"{self.seed}/{claim.epoch}")  # noqa: S311 - a simulation
+        expected = {n for n in self.cluster.linked(self.name)} | {self.name}
+        self.table = LeaseTable(
+            self.manifest,
+            rng=rng,
+            epoch=claim.epoch,
+            expected=expected,
+            **self.cluster.table_options,
+        )
+        self._table_tick = float("inf")
+
+    def take_over(self) -> None:
+        """The coordinator may be gone: claims the pull where this node is next."""
+        if not self.alive or self.frozen or self.succession is None:
+            return
+        claim = self.succession.take_over()
+        if claim is not None:
+            self._coordinate(claim)
+            for peer in self.cluster.linked(self.name):
+                self.send(peer, Message("claim", None, claim))
+            self.join_coordinator()
+
+    def join_coordinator(self) -> None:
+        """Tells the coordinator what this node holds, wants and works on."""
+        assert self.swarm is not None and self.succession is not None  # noqa: S101 - alive
+        claim = self.succession.claim
+        if claim.node != self.name and claim.node not in self.cluster.linked(self.name):
+            return
+        joined = lt.NodeJoined(
+            self.name,
+            self.swarm.have,
+            self.checking,
+            self.swarm.want,
+            self.swarm.held_leases(),
+            self.swarm.hub_bytes_per_s,
+        )
+        self.send(claim.node, Message("table", joined, claim))
+        self._to_swarm(sw.CoordinatorReady())
+
+    def peer_up(self, peer: str) -> None:
+        """A link to ``peer`` stands."""
+        if self.alive and self.swarm is not None and self.succession is not None:
+            self.succession.node_up(peer)
+            self.feed(sw.PeerJoined(peer))
+            self.send(peer, Message("claim", None, self.succession.claim))
+            if self.swarm.have:
+                self.send(peer, Message("have", sw.PeerHas(self.name, self.swarm.have)))
+            if self.succession.claim.node == peer:
+                self.join_coordinator()
+
+    def peer_down(self, peer: str) -> None:
+        """The link to ``peer`` is lost."""
+        if self.alive and self.succession is not None:
+            self.succession.node_down(peer)
+            self.feed(sw.PeerLost(peer))
+            if self.table is not None:
+                self.feed(lt.NodeLost(peer))
+            self.take_over()
+
+    # --------------------------------------------------------------- actions
+
+    def _do(self, action: sw.SwarmAction) -> None:
+        assert self.succession is not None  # noqa: S101 - alive
+        claim = self.succession.claim
+        match action:
+            case sw.FetchFromPeer():
+                self._fetch_from_peer(action)
+            case sw.FetchFromHub():
+                self._fetch_from_hub(action)
+            case sw.TrimFetch(fetch_id, end):
+                self._trim(fetch_id, end)
+            case sw.CancelFetch(fetch_id):
+                transfer = self.transfers.get(fetch_id)
+                if transfer is not None:
+                    self.cluster.call_in(0.01, self.end_transfer, transfer, sw.FetchResult.CANCELLED)
+            case sw.AskLease(slot, rate):
+                self.send(claim.node, Message("table", lt.LeaseAsked(self.name, slot, rate), claim))
+            case sw.ReportLease(lease_id, position, rate):
+                event = lt.LeaseProgressed(self.name, lease_id, position, rate)
+                self.send(claim.node, Message("table", event, claim))
+            case sw.EndLease(lease_id, position, result, retry_after_s):
+                ended = lt.LeaseEnded(self.name, lease_id, position, result, retry_after_s)
+                self.send(claim.node, Message("table", ended, claim))
+            case sw.Announce(pieces):
+                for peer in self.cluster.linked(self.name):
+                    self.send(peer, Message("have", sw.PeerHas(self.name, pieces)))
+            case sw.Complete():
+                self.complete_at = self.cluster.now
+            case sw.Fault(text):
+                self.count.faults.append(f"{self.cluster.now:.2f} {text}")
+
+    def _marks(self, first: int, end: int) -> list[tuple[int, int]]:
+        base = self.manifest.position(first)
+        return [(self.manifest.position(p + 1) - base, p) for p in range(first, end)]
+
+    def _begin(self, transfer: Transfer, flow: Flow) -> None:
+        transfer.flow = flow
+        transfer.moved_at = self.cluster.now
+        self.cluster.start_flow(self, transfer, flow)
+
+    def _fetch_from_peer(self, action: sw.FetchFromPeer) -> None:
+        now = self.cluster.now
+        transfer = Transfer(action.fetch_id, action.peer, action.first, action.end)
+        self.transfers[action.fetch_id] = transfer
+        self.count.peer_requests += 1
+        peer = self.cluster.nodes.get(action.peer)
+        rtt = 2 * self.cluster.latency_s
+        if peer is None or not self.cluster.reachable(self.name, action.peer):
+            self.cluster.call_in(_PEER_TIMEOUT_S, self.end_transfer, transfer, sw.FetchResult.TIMEOUT)
+            return
+        assert peer.swarm is not None  # noqa: S101 - reachable
+        bits = ((1 << (action.end - action.first)) - 1) << action.first
+        busy = list(peer.uploads.values())
+        result = None
+        if bits & ~peer.swarm.have:
+            result = sw.FetchResult.MISSING
+        elif len(busy) >= _MAX_UPLOADS or busy.count(self.name) >= _MAX_UPLOADS_PER_PEER:
+            result = sw.FetchResult.BUSY
+        if result is not None:
+            self.count.refused += 1
+            self.cluster.call_in(rtt, self.end_transfer, transfer, result)
+            return
+        links = (("up", action.peer), ("down", self.name))
+        flow = Flow(
+            self.cluster.new_flow_id(), links, self._marks(action.first, action.end), float("inf"), now + rtt
+        )
+        peer.uploads[flow.flow_id] = self.name
+        self._begin(transfer, flow)
+
+    def _fetch_from_hub(self, action: sw.FetchFromHub) -> None:
+        now = self.cluster.now
+        transfer = Transfer(action.fetch_id, "", action.first, action.end)
+        self.transfers[action.fetch_id] = transfer
+        self.count.hub_requests += 1
+        rtt = self.cluster.hub_rtt_s
+        if self.hub.result is not None:
+            wait = _CONNECT_FAILS_S if self.hub.result is sw.FetchResult.HUB_UNREACHABLE else rtt
+            self.cluster.call_in(wait, self.end_transfer, transfer, self.hub.result)
+            return
+        links = self.cluster.network.hub_links(self.name)
+        flow = Flow(
+            self.cluster.new_flow_id(),
+            links,
+            self._marks(action.first, action.end),
+            self.spec.hub_connection,
+            now + rtt if not self.hub.silent else float("inf"),
+        )
+        self._begin(transfer, flow)
+
+    def _trim(self, fetch_id: int, end: int) -> None:
+        transfer = self.transfers.get(fetch_id)
+        if transfer is None or transfer.flow is None or end >= transfer.end:
+            return
+        keep = max(0, end - transfer.first)
+        flow = transfer.flow
+        if keep <= flow.next_mark:
+            self.cluster.call_in(0.001, self.end_transfer, transfer, sw.FetchResult.CANCELLED)
+        else:
+            del flow.marks[keep:]
+            transfer.end = end
+            self._count_waste(transfer)
+
+    def _count_waste(self, transfer: Transfer) -> None:
+        # What is on its way, or in buffers, when a request is cut short.
+        if not transfer.peer and transfer.flow is not None:
+            self.count.hub_bytes += 64e3 + transfer.flow.rate * 0.02
+
+    # ------------------------------------------------------------- transfers
+
+    def moved(self, transfer: Transfer, pieces: list[int]) -> None:
+        """Pieces of a transfer passed the network."""
+        transfer.moved_at = self.cluster.now
+        if self.frozen or not self.alive:
+            return
+        bits, size = 0, 0
+        for piece in pieces:
+            bits |= 1 << piece
+            size += self.manifest.piece_bytes(piece)
+        if not transfer.peer:
+            self.count.hub_bytes += size
+        peer = self.cluster.nodes.get(transfer.peer)
+        if self.full:
+            self.end_transfer(transfer, sw.FetchResult.NO_ROOM)
+        elif peer is not None and peer.corrupt:
+            self.end_transfer(transfer, sw.FetchResult.CORRUPT)
+        else:
+            self._to_swarm(sw.PiecesArrived(transfer.fetch_id, bits, size))
+            if transfer.flow is not None and transfer.flow.done:
+                self.end_transfer(transfer, sw.FetchResult.DONE)
+
+    def end_transfer(self, transfer: Transfer, result: sw.FetchResult) -> None:
+        """A transfer is over, unless it was already."""
+        if self.transfers.get(transfer.fetch_id) is not transfer:
+            return
+        if self.frozen:
+            return
+        del self.transfers[transfer.fetch_id]
+        if result is sw.FetchResult.CANCELLED:
+            self._count_waste(transfer)
+        flow = transfer.flow
+        if flow is not None and not transfer.peer and not flow.done:
+            before = flow.marks[flow.next_mark - 1][0] if flow.next_mark else 0
+            self.count.hub_bytes += max(0.0, flow.sent - before)
+        self._stop_flow(transfer)
+        retry = self.hub.retry_after_s if result is sw.FetchResult.HUB_BUSY else 0.0
+        self._to_swarm(sw.FetchEnded(transfer.fetch_id, result, retry))
+
+    def time_out(self) -> None:
+        """Ends transfers that stood still for too long, as the daemon's sockets do."""
+        now = self.cluster.now
+        for transfer in list(self.transfers.values()):
+            limit = _PEER_TIMEOUT_S if transfer.peer else _HUB_TIMEOUT_S
+            flow = transfer.flow
+            if flow is None or self.frozen:
+                continue
+            if flow.rate > 0 and flow.starts_at <= now:
+                transfer.moved_at = now
+            elif now - transfer.moved_at > limit:
+                self.end_transfer(transfer, sw.FetchResult.TIMEOUT)
+
+    def _pause_flow(self, transfer: Transfer) -> None:
+        if transfer.flow is not None:
+            transfer.flow.starts_at = float("inf")
+            self.cluster.network.touch()
+
+    def _stop_flow(self, transfer: Transfer) -> None:
+        if transfer.flow is not None:
+            self.cluster.stop_flow(transfer)

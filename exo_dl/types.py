@@ -1,0 +1,202 @@
+"""What `exo_dl.Client` gives back. Field names are those of the messages in ``proto/exo_dl/rpc/v1``.
+
+All sizes are bytes, all times seconds, all rates bytes per second.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+__all__ = [
+    "FileCheck",
+    "Model",
+    "NodePull",
+    "NodeState",
+    "Peer",
+    "PeerState",
+    "Pull",
+    "PullState",
+    "StartedPull",
+    "as_dict",
+    "from_message",
+]
+
+_T = TypeVar("_T")
+_State = TypeVar("_State", bound="_StateEnum")
+
+
+class _StateEnum(enum.StrEnum):
+    @classmethod
+    def from_number(cls: type[_State], number: int) -> _State:
+        """The member for a protobuf enum value; the first ("unknown") for one that this version does not know."""
+        members = list(cls)
+        return members[number] if 0 <= number < len(members) else members[0]
+
+
+class PeerState(_StateEnum):
+    """How the answering node sees a node. Members stand in the order of the protobuf enum."""
+
+    UNKNOWN = "unknown"
+    SELF = "self"
+    UP = "up"
+    UNREACHABLE = "unreachable"
+
+
+class PullState(_StateEnum):
+    """Where a pull stands. Members stand in the order of the protobuf enum."""
+
+    UNKNOWN = "unknown"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """True when nothing more will happen."""
+        return self in (PullState.DONE, PullState.FAILED, PullState.CANCELLED)
+
+
+class NodeState(_StateEnum):
+    """Where one node stands in a pull. Members stand in the order of the protobuf enum."""
+
+    UNKNOWN = "unknown"
+    WAITING = "waiting"
+    CHECKING = "checking"
+    PULLING = "pulling"
+    PUBLISHING = "publishing"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+def _convert(function: Callable[[Any], Any]) -> dict[str, Any]:
+    return {"convert": function}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A node of the cluster, as the answering node knows it. Rates are 0 while nothing was measured."""
+
+    id: str
+    name: str
+    state: PeerState = field(metadata=_convert(PeerState.from_number))
+    addresses: tuple[str, ...] = field(metadata=_convert(tuple))
+    version: str
+    memory_total_bytes: int
+    memory_available_bytes: int
+    disk_free_bytes: int
+    hub_bytes_per_s: float
+    lan_bytes_per_s: float
+    activity: str
+    last_seen_s: float
+    problem: str
+    pull_ids: tuple[str, ...] = field(metadata=_convert(tuple))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePull:
+    """One node's part in a pull. ``bytes_done`` never passes ``bytes_wanted``."""
+
+    id: str
+    name: str
+    state: NodeState = field(metadata=_convert(NodeState.from_number))
+    bytes_wanted: int
+    bytes_done: int
+    bytes_from_hub: int
+    bytes_from_peers: int
+    hub_bytes_per_s: float
+    peer_bytes_per_s: float
+    error: str
+    bytes_held: int
+    hub_connections: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """A pull over the whole cluster.
+
+    ``remaining_s`` is negative where no estimate can be given; ``bound_s`` is the least time that this network allows,
+    0 while nothing was measured.
+    """
+
+    pull_id: str
+    repo: str
+    revision: str
+    commit: str
+    state: PullState = field(metadata=_convert(PullState.from_number))
+    wall_s: float
+    bound_s: float
+    remaining_s: float
+    bytes_wanted: int
+    bytes_done: int
+    bytes_from_hub: int
+    bytes_from_peers: int
+    files: int
+    model_bytes: int
+    nodes: tuple[NodePull, ...] = field(
+        metadata=_convert(lambda nodes: tuple(from_message(NodePull, n) for n in nodes))
+    )
+    coordinator_id: str
+    epoch: int
+    layout: str
+    error: str
+    events: tuple[str, ...] = field(metadata=_convert(tuple))
+    path: str
+    started_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedPull:
+    """The answer to `Client.start_pull`. ``joined`` is true where this pull already ran."""
+
+    pull: Pull
+    joined: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model that the answering node holds. ``layout`` is "hf" or "dir"."""
+
+    repo: str
+    commit: str
+    revisions: tuple[str, ...] = field(metadata=_convert(tuple))
+    size_bytes: int
+    files: int
+    path: str
+    layout: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileCheck:
+    """One file of a model, read again and compared with the hub's digest. ``problem`` is empty when ``ok``."""
+
+    path: str
+    size_bytes: int
+    ok: bool
+    problem: str
+    files_total: int
+    files_done: int
+
+
+def from_message(kind: type[_T], message: Message) -> _T:
+    """The dataclass ``kind`` of this module, filled from the protobuf message with the same fields."""
+    values: dict[str, Any] = {}
+    for spec in fields(kind):  # type: ignore[arg-type] # every `kind` is a dataclass of this module
+        value = getattr(message, spec.name)
+        convert = spec.metadata.get("convert")
+        values[spec.name] = value if convert is None else convert(value)
+    return kind(**values)
+
+
+def as_dict(value: Peer | Pull | NodePull | Model | FileCheck) -> dict[str, Any]:
+    """``value`` as plain data for JSON: field names of the proto, states as lower-case words."""
+    return asdict(value)

@@ -1,0 +1,88 @@
+"""Three daemons and a local hub as processes of this machine, on loopback: no root, no namespaces."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.cluster import Node, wait_linked
+from bench.hub import LocalHub
+from bench.models import LabModel, make_lab_model
+from exo_dl.net.identity import new_secret
+
+MIB = 1 << 20
+
+MakeNodes = Callable[..., list[Node]]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> LabModel:
+    return make_lab_model(tmp_path_factory.mktemp("hub"), size_bytes=24 * MIB)
+
+
+@pytest.fixture
+def repo(model: LabModel) -> str:
+    return model.repo
+
+
+@pytest.fixture
+def hub(model: LabModel, tmp_path: Path) -> Iterator[LocalHub]:
+    """A hub at 40 MB/s, so that a pull has a middle."""
+    with LocalHub(model.root, rate=40e6, log=tmp_path / "access.log") as hub:
+        yield hub
+
+
+@pytest.fixture
+def make_nodes(hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeNodes]:
+    """Makes nodes of one cluster that know each other by a static peer. The test starts them; they end with it."""
+    secret = new_secret()
+    nodes: list[Node] = []
+
+    def make(*names: str, mdns: bool = False, **settings: str) -> list[Node]:
+        port = free_port()
+        for name in names:
+            first = not nodes
+            nodes.append(
+                Node(
+                    name,
+                    tmp_path / name,
+                    secret=secret,
+                    endpoint=hub.url,
+                    port=port if first and not mdns else 0,
+                    peers=[] if first or mdns else [f"127.0.0.1:{nodes[0].port}"],
+                    settings={"EXO_DL_MDNS": str(mdns).lower()} | settings,
+                )
+            )
+        return nodes[-len(names) :]
+
+    try:
+        yield make
+    finally:
+        for node in nodes:
+            node.kill()
+            request.node.add_report_section("call", f"log of {node.name}", node.log_tail())
+
+
+def start_all(nodes: Sequence[Node]) -> None:
+    """Starts nodes, and waits until each is linked to all others."""
+    for node in nodes:
+        node.start()
+    for node in nodes:
+        node.wait_ready()
+    wait_linked(nodes)
+
+
+@pytest.fixture
+def trio(make_nodes: MakeNodes) -> list[Node]:
+    nodes = make_nodes("one", "two", "three")
+    start_all(nodes)
+    return nodes

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from bench.labnet import payload_bytes_per_s
+from bench.run import main, median_row
+from bench.scenarios import BALANCE, SPEEDUP, least_time_s
+
+MODEL_BYTES = 512 << 20
+
+
+def test_the_least_time_is_set_by_all_links_to_the_hub_together() -> None:
+    links = {
+        "home": 200,
+        "lab": 400,
+        "mixed": 375,
+        "speedup-1": 25,
+        "speedup-2": 50,
+        "speedup-4": 100,
+        "speedup-8": 200,
+    }
+    for scenario in (*BALANCE, *SPEEDUP):
+        expected = MODEL_BYTES / payload_bytes_per_s(links[scenario.name])
+        assert least_time_s(scenario, MODEL_BYTES) == pytest.approx(expected)
+
+
+def test_a_link_of_100_mbit_carries_headers_too() -> None:
+    assert payload_bytes_per_s(100) == pytest.approx(11.956e6, rel=1e-4)
+
+
+def test_an_unknown_scenario_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["hoem"])
+    assert "hoem" in capsys.readouterr().err
+
+
+def test_a_median_row_keeps_what_does_not_vary() -> None:
+    from bench.run import Row
+
+    rows = [
+        Row(
+            program="exo-dl",
+            scenario="lab",
+            nodes=4,
+            model_bytes=8,
+            wall_s=wall_s,
+            least_s=2.0,
+            ratio=wall_s / 2.0,
+            hub_ratio=1.0,
+            cpu_s_per_gb=3.0,
+            peak_rss_bytes=7,
+        )
+        for wall_s in (9.0, 3.0, 4.0)
+    ]
+    middle = median_row(rows)
+    assert (middle.wall_s, middle.ratio, middle.scenario, middle.peak_rss_bytes) == (4.0, 2.0, "lab", 7)
