@@ -26,6 +26,7 @@ from exo_dl.net.discovery import Discovery
 from exo_dl.net.fetch import FetchPool
 from exo_dl.net.identity import Identity
 from exo_dl.net.piece_server import PieceServer
+from exo_dl.net.receive import BUFFER_BYTES
 from exo_dl.net.tickets import TicketKey, TicketSigner, authorizer
 from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
 from exo_dl.store.extent import Extent
@@ -48,6 +49,7 @@ __all__ = ["main", "run"]
 
 _log = logging.getLogger(__name__)
 _STOP_S = 2.0
+_MAX_THREADS = 32  # for peers, and as many for hubs
 _SERVICES = (
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
     pull_pb2.DESCRIPTOR.services_by_name["PullService"].full_name,
@@ -139,7 +141,9 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     )
 
     jobs = Jobs(asyncio.get_running_loop())
-    pool = FetchPool(events=jobs.deliver)
+    # A thread holds one buffer; as much again is in the kernel for its socket.
+    threads = max(2, min(2 * _MAX_THREADS, config.memory_budget_bytes // (2 * BUFFER_BYTES)))
+    pool = FetchPool(events=jobs.deliver, max_peer_threads=threads // 2, max_hub_threads=threads // 2)
     stack.callback(pool.close)
 
     def locate(pull_id: str, first: int, end: int) -> Sequence[Extent]:
