@@ -135,6 +135,8 @@ class Worker:
         self._unpublished = set(range(len(manifest.blobs)))
         self._corrupt: dict[int, int] = {}
         self._closed = False
+        # What peers and the coordinator say before the store is open, for it has no place for pieces yet.
+        self._waiting: list[core.SwarmEvent] | None = []
         self.state = NodeState.CHECKING
         self.error: ExoDlError | None = None
         self.checking = 0
@@ -159,6 +161,9 @@ class Worker:
             return
         self._set_state(NodeState.CHECKING if self.checking else NodeState.PULLING)
         self.store.start_check()
+        waiting, self._waiting = self._waiting or [], None
+        for event in waiting:
+            self.feed(event)
         self._probe_hub(at_once=True)
 
     async def close(self, *, keep: bool) -> None:
@@ -201,6 +206,9 @@ class Worker:
     def feed(self, event: core.SwarmEvent) -> None:
         """One event for the machine; its actions are carried out before this returns."""
         if self._closed or (self.state.ended and not isinstance(event, core.PeerJoined | core.PeerHas | core.PeerLost)):
+            return
+        if self._waiting is not None:
+            self._waiting.append(event)
             return
         for action in self._swarm.handle(event, self._loop.time()):
             self._apply(action)
