@@ -33,7 +33,18 @@ _PATTERNS = (
 )
 _LEVELS = {"DEBUG": "debug", "INFO": "info ", "WARNING": "warn ", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 # Others' loggers speak of their own inner life below this.
-_FOREIGN = ("grpc", "asyncio", "zeroconf", "urllib3", "httpx", "httpcore", "filelock", "huggingface_hub")
+_FOREIGN = (
+    "grpc",
+    "asyncio",
+    "zeroconf",
+    "urllib3",
+    "httpx",
+    "httpx2",
+    "httpcore",
+    "httpcore2",
+    "filelock",
+    "huggingface_hub",
+)
 
 
 class _Formatter(logging.Formatter):

@@ -151,6 +151,7 @@ class Worker:
 
         An error is not raised: it becomes this node's state, and the other nodes go on.
         """
+        self._probe_hub(at_once=True)
         try:
             self.checking = await asyncio.to_thread(self.store.candidates) & self._want
             await asyncio.to_thread(self.store.open)
@@ -164,7 +165,6 @@ class Worker:
         waiting, self._waiting = self._waiting or [], None
         for event in waiting:
             self.feed(event)
-        self._probe_hub(at_once=True)
 
     async def close(self, *, keep: bool) -> None:
         """Ends all transfers. With ``keep`` verified pieces stay on disk for the next pull."""
