@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -66,6 +66,8 @@ def main() -> None:
             print(f"\nEverything is in {folder}.")
         else:
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # another demo runs
+                folder.parent.rmdir()
 
 
 def _run(folder: Path, stack: ExitStack, *, model_mib: int, hub_mb_per_s: int) -> None:

@@ -11,13 +11,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from exo_dl.client import Client
     from exo_dl.errors import ExoDlError
-    from exo_dl.types import FileCheck, Model, NodePull, NodeState, Peer, PeerState, Pull, PullState, StartedPull
+    from exo_dl.types import (
+        ClusterLimits,
+        Departure,
+        FileCheck,
+        Model,
+        NodeLimits,
+        NodePull,
+        NodeState,
+        Peer,
+        PeerState,
+        Pull,
+        PullState,
+        StartedPull,
+    )
 
 __all__ = [
     "Client",
+    "ClusterLimits",
+    "Departure",
     "ExoDlError",
     "FileCheck",
     "Model",
+    "NodeLimits",
     "NodePull",
     "NodeState",
     "Peer",

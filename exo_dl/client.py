@@ -22,9 +22,10 @@ import grpc.aio
 
 from exo_dl import locations
 from exo_dl.core.paths import check_repo
+from exo_dl.core.units import check_rate
 from exo_dl.errors import DaemonUnavailableError, ExoDlError, UsageError, error_for_status
 from exo_dl.rpc.v1 import cluster_pb2, pull_pb2
-from exo_dl.types import FileCheck, Model, Peer, Pull, StartedPull, from_message
+from exo_dl.types import ClusterLimits, Departure, FileCheck, Model, Peer, Pull, StartedPull, from_message
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -159,6 +160,52 @@ class Client:
         request = cluster_pb2.WatchPeersRequest()
         async for answer in self._stream(_CLUSTER + "WatchPeers", request, cluster_pb2.WatchPeersResponse):
             yield tuple(from_message(Peer, peer) for peer in answer.peers)
+
+    async def get_limits(self) -> ClusterLimits:
+        """The limits on bandwidth of all linked nodes."""
+        answer = await self._call(_CLUSTER + "GetLimits", cluster_pb2.GetLimitsRequest(), cluster_pb2.GetLimitsResponse)
+        return from_message(ClusterLimits, answer.limits)
+
+    async def set_limits(
+        self,
+        *,
+        nodes: Sequence[str] = (),
+        hub_bytes_per_s: int | None = None,
+        lan_up_bytes_per_s: int | None = None,
+        lan_down_bytes_per_s: int | None = None,
+        cluster_hub_bytes_per_s: int | None = None,
+    ) -> ClusterLimits:
+        """Changes limits at once, also for pulls that run, and gives all limits after that.
+
+        Args:
+            nodes: names or ids; none: all linked nodes.
+            hub_bytes_per_s: the most that each of these nodes reads from hubs; 0: no limit, None: as it is. So too:
+            lan_up_bytes_per_s: pieces to other nodes.
+            lan_down_bytes_per_s: pieces from other nodes.
+            cluster_hub_bytes_per_s: the most that all nodes of the cluster together read from hubs.
+
+        Raises:
+            UsageError: a rate other than 0 and 50 kB/s to 1 TB/s, or nothing to change.
+            NotFoundError: a node that is not linked.
+            DaemonUnavailableError: one of the nodes did not answer.
+        """
+        rates = {
+            "hub_bytes_per_s": hub_bytes_per_s,
+            "lan_up_bytes_per_s": lan_up_bytes_per_s,
+            "lan_down_bytes_per_s": lan_down_bytes_per_s,
+            "cluster_hub_bytes_per_s": cluster_hub_bytes_per_s,
+        }
+        given = {name: check_rate(rate) for name, rate in rates.items() if rate is not None}
+        request = cluster_pb2.SetLimitsRequest(nodes=_texts(nodes, "nodes"), **given)
+        answer = await self._call(_CLUSTER + "SetLimits", request, cluster_pb2.SetLimitsResponse)
+        return from_message(ClusterLimits, answer.limits)
+
+    async def leave(self, *, within_s: float = 10.0) -> Departure:
+        """Has the daemon hand over what only it holds, for ``within_s`` at most, and then stop."""
+        request = cluster_pb2.LeaveRequest(within_s=within_s)
+        timeout_s = within_s + self._timeout_s
+        answer = await self._call(_CLUSTER + "Leave", request, cluster_pb2.LeaveResponse, timeout_s=timeout_s)
+        return from_message(Departure, answer)
 
     async def start_pull(
         self,

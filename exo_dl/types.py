@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 __all__ = [
+    "ClusterLimits",
+    "Departure",
     "FileCheck",
     "Model",
+    "NodeLimits",
     "NodePull",
     "NodeState",
     "Peer",
@@ -187,6 +190,40 @@ class FileCheck:
     files_done: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLimits:
+    """The limits of one node in bytes/s, 0 for none; its share of the cluster's limit, and what it reads from hubs now.
+
+    ``lan_up`` and ``lan_down`` are for pieces to and from other nodes.
+    """
+
+    id: str
+    name: str
+    hub_bytes_per_s: int
+    lan_up_bytes_per_s: int
+    lan_down_bytes_per_s: int
+    hub_share_bytes_per_s: float
+    hub_used_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterLimits:
+    """The limits of all linked nodes, the answering one first. ``cluster_hub_bytes_per_s``: for all together."""
+
+    cluster_hub_bytes_per_s: int
+    nodes: tuple[NodeLimits, ...] = field(
+        metadata=_convert(lambda nodes: tuple(from_message(NodeLimits, n) for n in nodes))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departure:
+    """How a node left. ``pieces_left`` were on it alone, and others lack them: they will ask the hub again."""
+
+    pieces_left: int
+    seconds: float
+
+
 def from_message(kind: type[_T], message: Message) -> _T:
     """The dataclass ``kind`` of this module, filled from the protobuf message with the same fields."""
     values: dict[str, Any] = {}
@@ -197,6 +234,6 @@ def from_message(kind: type[_T], message: Message) -> _T:
     return kind(**values)
 
 
-def as_dict(value: Peer | Pull | NodePull | Model | FileCheck) -> dict[str, Any]:
+def as_dict(value: Peer | Pull | NodePull | Model | FileCheck | ClusterLimits | Departure) -> dict[str, Any]:
     """``value`` as plain data for JSON: field names of the proto, states as lower-case words."""
     return asdict(value)

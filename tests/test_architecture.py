@@ -47,9 +47,12 @@ PURE = {
 PUBLIC = {
     "exo_dl": {
         "Client",
+        "ClusterLimits",
+        "Departure",
         "ExoDlError",
         "FileCheck",
         "Model",
+        "NodeLimits",
         "NodePull",
         "NodeState",
         "Peer",

@@ -37,6 +37,8 @@ from exo_dld import config as settings
 from exo_dld import logs, servers
 from exo_dld.config import Config
 from exo_dld.jobs import Jobs
+from exo_dld.leaving import Leaving
+from exo_dld.limits import Limits
 from exo_dld.membership import Membership
 from exo_dld.messages import PullSpec
 from exo_dld.pulls import Pulls
@@ -49,6 +51,7 @@ __all__ = ["main", "run"]
 
 _log = logging.getLogger(__name__)
 _STOP_S = 2.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _MAX_THREADS = 32  # for peers, and as many for hubs
 _SERVICES = (
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
@@ -83,19 +86,23 @@ async def run(config: Config) -> None:
         ExoDlError: it cannot start.
     """
     started = time.monotonic()
+    _raise_file_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    _raise_file_limit()
     async with contextlib.AsyncExitStack() as stack:
         state = StateDir(config.state_dir)
         stack.callback(state.close)
         daemon = await _assemble(config, state, stack)
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, daemon.leaving.signalled)
+        if stop.is_set():
+            daemon.leaving.signalled()
         _say_hello(config, daemon, time.monotonic() - started)
         # Half a second that the first pull would wait for.
         warm = asyncio.create_task(asyncio.to_thread(importlib.import_module, "huggingface_hub.hf_api"))
-        await stop.wait()
+        await daemon.leaving.wait()
         _log.info("stopping")
         await warm
     _log.info("stopped")
@@ -108,6 +115,7 @@ class _Started:
     port: int
     piece_port: int
     new_secret: bool
+    leaving: Leaving
 
 
 async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExitStack) -> _Started:
@@ -119,6 +127,8 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     identity = Identity(secret, state.node_id())
     ticket_key = TicketKey(identity.ticket_key())
     status = Status(config.hf_cache, library)
+    limits = Limits(library, hub_limit=config.hub_limit_bytes_per_s, lan_limit=config.lan_limit_bytes_per_s)
+    stack.callback(limits.close)
     discovery = None
     if config.mdns:
         discovery = Discovery(
@@ -133,7 +143,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         identity=identity,
         name=config.name,
         version=__version__,
-        status=status.beat,
+        status=lambda: limits.mark(status.beat()),
         static_peers=config.peers,
         discovery=discovery,
         listen_hosts=[config.host] if config.host else [],
@@ -143,7 +153,13 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     jobs = Jobs(asyncio.get_running_loop())
     # A thread holds one buffer; as much again is in the kernel for its socket.
     threads = max(2, min(2 * _MAX_THREADS, config.memory_budget_bytes // (2 * BUFFER_BYTES)))
-    pool = FetchPool(events=jobs.deliver, max_peer_threads=threads // 2, max_hub_threads=threads // 2)
+    pool = FetchPool(
+        events=jobs.deliver,
+        max_peer_threads=threads // 2,
+        max_hub_threads=threads // 2,
+        hub_limiter=limits.hub,
+        peer_limiter=limits.lan_down,
+    )
     stack.callback(pool.close)
 
     def locate(pull_id: str, first: int, end: int) -> Sequence[Extent]:
@@ -158,6 +174,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         locate=locate,
         authorize=authorizer(ticket_key, audience=identity.node_id),
         max_uploads=config.max_uploads,
+        limiter=limits.lan_up,
     )
     pulls = Pulls(
         membership=membership,
@@ -169,13 +186,23 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         on_end=status.remember,
     )
     status.follow(pulls.running)
+    limits.join(membership, name=config.name, running=pulls.running)
+    leaving = Leaving(membership, pulls)
     piece_server.start()
     stack.callback(piece_server.close)
 
     server = servers.make_server()
     watches = WatchLimit()
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
-        ClusterServicer(membership, name=config.name, version=__version__, status=status.beat, watches=watches),
+        ClusterServicer(
+            membership,
+            name=config.name,
+            version=__version__,
+            status=status.beat,
+            watches=watches,
+            limits=limits,
+            leaving=leaving,
+        ),
         server,
     )
     pull_pb2_grpc.add_PullServiceServicer_to_server(PullServicer(pulls, library, watches), server)
@@ -192,7 +219,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     await membership.start(grpc_port=port, piece_port=piece_server.port)
     stack.push_async_callback(membership.stop)
     stack.push_async_callback(pulls.stop)
-    return _Started(identity.node_id, identity.cluster_id, port, piece_server.port, new_secret)
+    return _Started(identity.node_id, identity.cluster_id, port, piece_server.port, new_secret, leaving)
 
 
 def _hubs(config: Config) -> Callable[[str], Hub]:

@@ -65,6 +65,10 @@ class Config:
     """Most connections to the hub at once, per pull."""
     max_uploads: int = 16
     """Most pieces that are sent to peers at once."""
+    hub_limit_bytes_per_s: int = 0
+    """Most bytes per second from the hub; 0: no limit. What `exo-dl limit` said since is not in it."""
+    lan_limit_bytes_per_s: int = 0
+    """Most bytes per second to other nodes, and as many from them; 0: no limit."""
     log_json: bool = False
     """One JSON document per log line."""
     log_level: str = "info"

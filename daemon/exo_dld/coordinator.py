@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from exo_dl.core import leases as core
 from exo_dl.core.manifest import Manifest
@@ -15,9 +16,19 @@ from exo_dl.rpc.v1 import swarm_pb2 as pb
 __all__ = ["Coordinator"]
 
 # With pieces left that no node holds and nobody reading them, a pull is given up after this time.
-_HOPELESS_AFTER_S = 30.0
+_HOPELESS_AFTER_S = 60.0
 _REFUSED_AFTER_S = 3.0
+_SAME_MOMENT_S = 1.0
 _MAX_SLOTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a node cannot read from the hub, and when it said so."""
+
+    result: core.LeaseResult
+    detail: str
+    at: float
 
 
 class Coordinator:
@@ -51,7 +62,7 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         self._table = core.LeaseTable(manifest, rng=random.Random(f"{pull_id}/{epoch}"), epoch=epoch)  # noqa: S311
         self._timer: asyncio.TimerHandle | None = None
-        self._refusals: dict[str, tuple[core.LeaseResult, str]] = {}
+        self._refusals: dict[str, _Refusal] = {}
         self._joined: set[str] = set()
         self._stuck_since: float | None = None
         self._watch = self._loop.call_later(1.0, self._check_hope)
@@ -108,10 +119,13 @@ class Coordinator:
         if end.result not in (1, 2, 3, 4, 5, 6):
             raise ProtocolError(f"A lease ended with the unknown result {end.result}.")
         result = core.LeaseResult(int(end.result))
-        if result in (core.LeaseResult.DONE, core.LeaseResult.RETURNED):
-            self._refusals.pop(node, None)
-        else:
-            self._refusals[node] = (result, end.detail[:500])
+        refusal = self._refusals.get(node)
+        if result is core.LeaseResult.DONE:
+            # What another connection of the node was just reading says nothing about what it was refused.
+            if refusal is not None and self._loop.time() - refusal.at > _SAME_MOMENT_S:
+                del self._refusals[node]
+        elif result is not core.LeaseResult.RETURNED:
+            self._refusals[node] = _Refusal(result, end.detail[:500], self._loop.time())
         self._feed(core.LeaseEnded(node, end.lease_id, end.position, result, min(max(0.0, end.retry_after_s), 3600.0)))
 
     def _feed(self, event: core.LeaseEvent) -> None:
@@ -158,11 +172,11 @@ class Coordinator:
             self._stuck_since = now
             return
         refused = self._refusals.keys() >= self._joined and all(
-            result is core.LeaseResult.HUB_REFUSED for result, _ in self._refusals.values()
+            refusal.result is core.LeaseResult.HUB_REFUSED for refusal in self._refusals.values()
         )
         if now - self._stuck_since < (_REFUSED_AFTER_S if refused else _HOPELESS_AFTER_S):
             return
-        reasons = sorted({detail for _, detail in self._refusals.values() if detail})
+        reasons = sorted({refusal.detail for refusal in self._refusals.values() if refusal.detail})
         missing = self._table.outstanding_bytes
         self._on_hopeless(
             f"{missing} bytes are on no live node, and no node can read them from the hub"

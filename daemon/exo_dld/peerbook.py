@@ -27,7 +27,8 @@ class PeerInfo:
     `state` is `UP` or `UNREACHABLE`. `addresses` are "host:port" of its gRPC port, the one in use first.
     `piece_address` is where to fetch pieces from (the fastest address known), None while not linked.
     `last_seen_s` are seconds since anything was heard of it; infinite when nothing ever was.
-    `problem` says why it is unreachable, for a person. `incarnation` changes when its daemon restarts.
+    `problem` says why it is unreachable, for a person. `incarnation` changes when its daemon restarts. `left`: it said
+    goodbye.
     """
 
     id: str
@@ -40,6 +41,7 @@ class PeerInfo:
     problem: str
     piece_address: tuple[str, int] | None
     incarnation: int
+    left: bool = False
 
 
 def _readable(texts: Iterable[str]) -> tuple[tuple[str, int], ...]:
@@ -196,6 +198,7 @@ class PeerRecord:
             problem="" if self.link is not None else self.problem or "Not reached yet.",
             piece_address=(host, self.piece_port) if host else None,
             incarnation=self.incarnation,
+            left=self.left,
         )
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from pathlib import PurePosixPath
 
 from exo_dl.core.manifest import pull_id_for
-from exo_dl.core.paths import check_repo
 from exo_dl.core.succession import Claim
-from exo_dl.errors import ExoDlError, NotFoundError, ProtocolError, UsageError
-from exo_dl.hubs.base import DEFAULT_REVISION, REPO_TYPES, Hub, Resolved
+from exo_dl.errors import ExoDlError, HubBusyError, NotFoundError, ProtocolError, UsageError
+from exo_dl.hubs.base import Hub, Resolved
 from exo_dl.net.tickets import TicketSigner
 from exo_dl.rpc.v1 import pull_pb2
 from exo_dl.rpc.v1 import swarm_pb2 as pb
@@ -20,10 +18,11 @@ from exo_dld.cluster import Cluster
 from exo_dld.membership import Membership
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import State
+from exo_dld.requests import check_layout, check_request
 from exo_dld.session import Session
 from exo_dld.worker import Ports, Worker
 
-__all__ = ["Pulls", "check_layout"]
+__all__ = ["Pulls"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +30,9 @@ _log = logging.getLogger(__name__)
 _MAX_OPEN_ENDED = 8
 _MAX_REMEMBERED = 100
 _MAX_RUNNING = 64
-_MAX_GLOBS = 1000
-_MAX_TEXT = 1000
+# A hub that is busy is asked again while someone waits, but not for long: then its answer is passed on.
+_MAX_BUSY_ANSWERS = 4
+_LONGEST_WAIT_S = 20.0
 
 
 class Pulls:
@@ -146,12 +146,10 @@ class Pulls:
         Raises:
             ExoDlError: bad names, an unknown model, a hub that does not answer, too many pulls.
         """
-        repo, revision, layout = _check_request(request)
+        repo, revision, layout = check_request(request)
         targets = self._targets(list(request.nodes))
         repo_type = request.repo_type or "model"
-        resolved: Resolved = await asyncio.to_thread(
-            self._hub_for("").resolve, repo, revision, repo_type, list(request.include), list(request.exclude)
-        )
+        resolved = await self._resolve(repo, revision, repo_type, request)
         manifest = resolved.manifest
         pull_id = pull_id_for(manifest, layout)
         async with self._starting.setdefault(pull_id, asyncio.Lock()):
@@ -176,6 +174,20 @@ class Pulls:
             )
             session = await self._open(spec, Claim(1, self._me), age_s=0.0)
         return self._to_pb(session), False
+
+    async def _resolve(self, repo: str, revision: str, repo_type: str, request: pull_pb2.StartPullRequest) -> Resolved:
+        """Asks the hub, again where it asks to wait a little."""
+        hub = self._hub_for("")
+        include, exclude = list(request.include), list(request.exclude)
+        for _ in range(_MAX_BUSY_ANSWERS):
+            try:
+                return await asyncio.to_thread(hub.resolve, repo, revision, repo_type, include, exclude)
+            except HubBusyError as error:
+                if error.retry_after_s > _LONGEST_WAIT_S:
+                    raise
+                _log.warning("the hub asks to wait %.0f s: %s", error.retry_after_s, error)
+                await asyncio.sleep(error.retry_after_s)
+        return await asyncio.to_thread(hub.resolve, repo, revision, repo_type, include, exclude)
 
     def cancel(self, pull_id: str) -> pull_pb2.Pull:
         """Ends a pull on every node.
@@ -302,8 +314,9 @@ class Pulls:
             session.node_up(node)
 
     def _node_down(self, node: str, _reason: str) -> None:
+        peer = self._membership.peer(node)
         for session in list(self._sessions.values()):
-            session.node_down(node)
+            session.node_down(node, left=peer is not None and peer.left)
 
     def _on_message(self, node: str, message: pb.LinkMessage) -> None:
         kind = message.WhichOneof("body")
@@ -355,38 +368,3 @@ class Pulls:
                 await self._open(spec, claim, age_s=age_s)
             except ExoDlError as error:
                 _log.error("pull %s cannot start here: %s", spec.pull_id, error)
-
-
-def check_layout(layout: str) -> str:
-    """Returns ``layout`` when it is "hf" or "dir:" and an absolute path.
-
-    Raises:
-        UsageError: otherwise.
-    """
-    if layout == "hf":
-        return layout
-    kind, _, path = layout.partition(":")
-    pure = PurePosixPath(path)
-    if kind != "dir" or not pure.is_absolute() or ".." in pure.parts or "\0" in path or len(path) > _MAX_TEXT:
-        raise UsageError(
-            f"The layout {layout[:200]!r} cannot be used.",
-            hint="It is `hf`, or `dir:` and an absolute path without '..'.",
-        )
-    return layout
-
-
-def _check_request(request: pull_pb2.StartPullRequest) -> tuple[str, str, str]:
-    """Repository, revision and layout of a request, checked."""
-    repo, at, revision = request.repo.partition("@")
-    if at and request.revision and revision != request.revision:
-        raise UsageError(f"Two revisions were given: {revision!r} and {request.revision!r}.")
-    revision = revision or request.revision or DEFAULT_REVISION
-    if len(revision) > 255 or any(ord(c) < 33 or c in "?#%\\~^:*[" for c in revision) or ".." in revision:
-        raise UsageError(f"{revision[:200]!r} is no revision.", hint="Give a branch, a tag or a commit.")
-    if (request.repo_type or "model") not in REPO_TYPES:
-        raise UsageError(f"{request.repo_type[:40]!r} is no kind of repository: {', '.join(REPO_TYPES)}.")
-    if len(request.include) + len(request.exclude) > _MAX_GLOBS:
-        raise UsageError(f"More than {_MAX_GLOBS} globs were given.")
-    if any(len(g) > _MAX_TEXT for g in (*request.include, *request.exclude)):
-        raise UsageError(f"A glob is longer than {_MAX_TEXT} characters.")
-    return check_repo(repo), revision, check_layout(request.layout or "hf")

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import grpc
 
-from exo_dl.errors import ExoDlError, UsageError
+from exo_dl.errors import AccessError, ExoDlError, UsageError
 from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
 from exo_dl.rpc.v1.swarm_pb2 import Beat
 from exo_dl.store.library import Library, verify_model
+from exo_dld.leaving import Leaving
+from exo_dld.limits import Limits
 from exo_dld.membership import Membership
 from exo_dld.peerbook import UP, PeerInfo
 from exo_dld.pulls import Pulls
@@ -112,6 +114,8 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         version: this node's.
         status: what this node says of itself in each beat.
         watches: the limit on streams.
+        limits: on bandwidth.
+        leaving: the way out.
     """
 
     def __init__(
@@ -122,8 +126,12 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         version: str,
         status: Callable[[], Beat],
         watches: WatchLimit,
+        limits: Limits,
+        leaving: Leaving,
     ) -> None:
         self._membership = membership
+        self._limits = limits
+        self._leaving = leaving
         self._name = name
         self._version = version
         self._status = status
@@ -162,6 +170,23 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
                 yield cluster_pb2.WatchPeersResponse(peers=self._peers())
                 await asyncio.sleep(_PEERS_EVERY_S)
                 seen = await self._membership.wait_changed(seen, timeout_s=_IDLE_S)
+
+    async def GetLimits(self, request: cluster_pb2.GetLimitsRequest, context: Any) -> cluster_pb2.GetLimitsResponse:
+        """The limits on bandwidth."""
+        return cluster_pb2.GetLimitsResponse(limits=self._limits.snapshot())
+
+    @_unary
+    async def SetLimits(self, request: cluster_pb2.SetLimitsRequest, context: Any) -> cluster_pb2.SetLimitsResponse:
+        """Changes them."""
+        await self._limits.change(request)
+        return cluster_pb2.SetLimitsResponse(limits=self._limits.snapshot())
+
+    @_unary
+    async def Leave(self, request: cluster_pb2.LeaveRequest, context: Any) -> cluster_pb2.LeaveResponse:
+        """Hands over and stops this daemon."""
+        if not context.peer().startswith("unix:"):
+            raise AccessError("A daemon is told to leave on its own machine only.", hint="Run there: exo-dl leave")
+        return await self._leaving.leave(request.within_s)
 
 
 class PullServicer(pull_pb2_grpc.PullServiceServicer):

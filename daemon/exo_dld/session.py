@@ -190,15 +190,17 @@ class Session:
             self._voice.tell_map(node)
         self._changed()
 
-    def node_down(self, node: str) -> None:
-        """The link to ``node`` is gone."""
+    def node_down(self, node: str, *, left: bool = False) -> None:
+        """The link to ``node`` is gone; ``left``: it said goodbye."""
         if self._voice is not None:
             self._voice.forget(node)
         self._heard.discard(node)
         if self.worker is not None:
             self.worker.feed(core.PeerLost(node))
-        view = self.view.nodes.get(node)
-        if view is not None and not view.state.ended and self.running:
+        if left and not self.spec.targets and self.running:
+            self.view.leave(node, self._loop.time())
+            self._after(0.0, self._check_end)
+        if self.running and (view := self.view.nodes.get(node)) is not None and not view.state.ended:
             view.state, view.lost_at = NodeState.LOST, self._loop.time()
             self._fault(f"The link to {view.name} was lost; its share goes to the others.")
             self._after(_LOST_GRACE_S, self._check_end)

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from exo_dl import locations
+from exo_dl.core.units import parse_rate
 from exo_dl.errors import UsageError
 
 __all__ = ["DEFAULT_ENDPOINT", "SETTINGS", "Kind", "Parser", "Setting", "default_name", "endpoint"]
@@ -130,6 +131,14 @@ def _size(raw: object) -> int:
     return raw
 
 
+def _rate(raw: object) -> int:
+    if isinstance(raw, str):
+        return parse_rate(raw)
+    if raw == 0 and not isinstance(raw, bool):
+        return 0
+    raise ValueError("it must be a rate like 100Mbit, 12MB/s or none")
+
+
 def _switch(raw: object) -> bool:
     if isinstance(raw, str):
         raw = True if raw.strip().lower() in _TRUE else False if raw.strip().lower() in _FALSE else raw
@@ -218,6 +227,20 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("max_hub_connections", _integer(1, 64), "Most connections to the hub at once. [default: 4]", "N"),
     Setting("max_uploads", _integer(1, 1024), "Most pieces sent to peers at once. [default: 16]", "N"),
+    Setting(
+        "hub_limit",
+        _rate,
+        "Most bytes from the hub, until `exo-dl limit` changes it. [default: none]",
+        "RATE",
+        field_name="hub_limit_bytes_per_s",
+    ),
+    Setting(
+        "lan_limit",
+        _rate,
+        "The same to, and from, other nodes. [default: none]",
+        "RATE",
+        field_name="lan_limit_bytes_per_s",
+    ),
     Setting("log_json", _switch, "Log JSON lines. [default: no]", kind=Kind.SWITCH),
     Setting("log_level", _level, "debug, info, warning or error. [default: info]", "LEVEL"),
 )

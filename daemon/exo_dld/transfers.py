@@ -109,12 +109,13 @@ class Transfers:
                 record=fetch.record,
                 held=self._is_held,
                 adjust_clock=signer.adjust,
+                group=self._pull_id,
             )
         )
 
     def from_hub(self, action: core.FetchFromHub, hubside: HubSide) -> None:
         """Begins to read a run of one file's pieces from the hub."""
-        fetch = self._begin(action.fetch_id, action.first, action.end)
+        fetch = self._begin(action.fetch_id, action.first, action.end, from_hub=True)
         if fetch is None:
             return
         blob = self._manifest.blob_of(action.first)
@@ -129,6 +130,7 @@ class Transfers:
                 pieces=fetch.targets,
                 record=fetch.record,
                 held=self._is_held,
+                group=self._pull_id,
             )
         )
 
@@ -165,13 +167,15 @@ class Transfers:
     def _is_held(self, piece: int) -> bool:
         return self._store.digest(piece) is not None
 
-    def _begin(self, fetch_id: int, first: int, end: int) -> _Fetch | None:
+    def _begin(self, fetch_id: int, first: int, end: int, *, from_hub: bool = False) -> _Fetch | None:
         """Claims the pieces of a fetch at the store; None, and the fetch has failed, where it cannot."""
         targets: list[PieceTarget] = []
         try:
             for piece in range(first, end):
                 extent = self._store.extent(piece)
-                targets.append(PieceTarget(piece, extent.fd, extent.offset, extent.size, self._store.expected(piece)))
+                # What the hub sends is what a piece is: no peer's word about it counts against that.
+                digest = None if from_hub else self._store.expected(piece)
+                targets.append(PieceTarget(piece, extent.fd, extent.offset, extent.size, digest))
         except StorageError as error:
             self._store.abandon([t.piece for t in targets])
             self._refuse(fetch_id, core.FetchResult.NO_ROOM, str(error))

@@ -119,6 +119,11 @@ class PullView:
         """Adds a line about something that went wrong and was dealt with."""
         self.events.append(f"{now - self.started:.1f} s: {text[:_MAX_TEXT]}")
 
+    def leave(self, node: str, now: float) -> None:
+        """A node said goodbye: a pull for every node of the cluster is not for it any more."""
+        if (gone := self.nodes.pop(node, None)) is not None:
+            self.note(f"{gone.name} left the cluster.", now)
+
     def summary(self) -> str:
         """What failed, by node."""
         failed = [n for n in self.nodes.values() if n.state in (NodeState.FAILED, NodeState.LOST)]

@@ -189,6 +189,20 @@ class Worker:
         self.error = error
         self._set_state(state)
 
+    def give_back(self) -> None:
+        """This node leaves: the leases that it still has go back to the coordinator."""
+        for lease in self._swarm.held_leases():
+            end = core.EndLease(lease.lease_id, lease.position, core.LeaseResult.RETURNED, 0.0, "the node leaves")
+            self._ports.to_coordinator(end)
+
+    def slowed(self, bytes_per_s: float) -> None:
+        """The hub may be read at this rate only: tells the coordinator, which would take the leases for stalled."""
+        leases = self._swarm.held_leases()
+        if self._swarm.hub_bytes_per_s > bytes_per_s:
+            for lease in leases:
+                rate = bytes_per_s / len(leases)
+                self._ports.to_coordinator(core.ReportLease(lease.lease_id, lease.position, rate))
+
     # -- what it knows ------------------------------------------------------------------------------------------------
 
     @property

@@ -220,8 +220,14 @@ class HubSide:
         if slot.work is not None:
             slot.work.tries = 0
             self._advance(slot.work, have)
-        busy = sum(s.fetch_id is not None for s in self.slots[: self.controller.target])
-        self.controller.observe(total_bytes=self._bytes, arrivals=self._arrivals, busy=busy, now=now)
+        reading = [s for s in self.slots[: self.controller.target] if s.fetch_id is not None and s.work is not None]
+        self.controller.observe(
+            total_bytes=self._bytes,
+            arrivals=self._arrivals,
+            busy=len(reading),
+            rest_s=max((self._rest_s(s, now) for s in reading), default=0.0),
+            now=now,
+        )
 
     def ended(self, event: FetchEnded, have: int, now: float) -> None:
         """One of these transfers is over."""
@@ -295,7 +301,7 @@ class HubSide:
         waits: list[float] = []
         for slot in self.slots:
             if slot.work is not None and slot.work.position > slot.work.told and slot.work.lease_id >= 0:
-                waits.append(slot.work.told_at + self._report_s(slot, slot.work, now))
+                waits.append(slot.work.told_at + self._report_s(slot, now))
             if slot.fetch_id is None and slot.index < self.controller.target:
                 if slot.wait_until > now:
                     waits.append(slot.wait_until)
@@ -307,7 +313,7 @@ class HubSide:
         if not self.ready or not self.coordinated or now < max(slot.wait_until, self.wait_until):
             return
         if slot.asked_at is None or now - slot.asked_at >= _ASK_AGAIN_S:
-            slot.asked_at = now if slot.asked_at is None else slot.asked_at + _ASK_AGAIN_S
+            slot.asked_at = now
             self._emit(AskLease(slot.index, slot.meter.rate(now)))
 
     def _start(self, slot: Slot, work: _Work, have: int, now: float) -> None:
@@ -323,15 +329,19 @@ class HubSide:
     def _tell(self, slot: Slot, work: _Work, now: float) -> None:
         if work.lease_id < 0 or work.position <= work.told:
             return
-        if now - work.told_at >= self._report_s(slot, work, now):
+        if now - work.told_at >= self._report_s(slot, now):
             work.told, work.told_at = work.position, now
             self._emit(ReportLease(work.lease_id, work.position, slot.meter.rate(now)))
 
-    def _report_s(self, slot: Slot, work: _Work, now: float) -> float:
+    def _report_s(self, slot: Slot, now: float) -> float:
         """Seconds between two reports: a long lease needs no news four times a second."""
+        return min(_REPORT_MAX_S, max(_REPORT_S, self._rest_s(slot, now) / 40))
+
+    def _rest_s(self, slot: Slot, now: float) -> float:
         rate = slot.meter.rate(now)
-        rest_s = self._manifest.run_bytes(work.position, work.end) / rate if rate > 0 else 0.0
-        return min(_REPORT_MAX_S, max(_REPORT_S, rest_s / 40))
+        if slot.work is None or rate <= 0:
+            return 0.0
+        return self._manifest.run_bytes(slot.work.position, slot.work.end) / rate
 
     def _end(
         self,

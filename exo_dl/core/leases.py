@@ -18,7 +18,8 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
-from exo_dl.core.lease_nodes import DEFAULT_RATE, Ask, Node, NodeBook
+from exo_dl.core.lease_ledger import LeaseLedger
+from exo_dl.core.lease_nodes import DEFAULT_RATE, Ask, NodeBook
 from exo_dl.core.lease_policy import CostMap, Lease, choose_run, choose_split
 from exo_dl.core.lease_types import (
     Cut,
@@ -59,7 +60,7 @@ __all__ = [
     "Tick",
 ]
 
-_PART = 0.6  # of its fair share of all that is left: the rest is leased later, when rates are known better
+_PART = 0.75  # of its fair share of all that is left: the rest is leased later, when rates are known better
 _LEAST_LEASE_S = 0.4
 _FIRST_LEASE_BYTES = 16 << 20
 _START_S = 0.1
@@ -71,7 +72,7 @@ _GRACE_S = 3.0
 _DOUBT_S = 2.0
 _TICK_S = 0.25
 _PARKED_TICK_S = 0.1
-_DUPLICATE_PART = 0.005
+_DUPLICATE_PART = 0.006
 
 
 class LeaseTable:
@@ -102,17 +103,14 @@ class LeaseTable:
         self._rng = rng
         self._next_id = (epoch << 32) + 1
         self._book = NodeBook(shared_hub_bytes_per_s)
-        self._leases: dict[int, Lease] = {}
-        self._slots: dict[tuple[str, int], int] = {}
+        self._leases = LeaseLedger()
         self._parked: dict[tuple[str, int], Ask] = {}
-        self._leased = 0
         self._doubt = 0
         self._doubt_until = 0.0
         self._unanswered: set[str] = set()
         self._expected = set(expected)
         self._patience_s = patience_s
         self._quiet_until: float | None = None
-        self._duplicates = 0
         self._duplicate_cost = 0.0
         self._tick_at: float | None = None
         self._actions: list[LeaseAction] = []
@@ -126,10 +124,7 @@ class LeaseTable:
 
     def leases(self) -> tuple[LeaseView, ...]:
         """The leases that stand."""
-        return tuple(
-            LeaseView(x.lease_id, x.node, x.slot, x.first, x.end, x.position, x.rate, x.duplicate)
-            for x in self._leases.values()
-        )
+        return self._leases.views()
 
     def next_deadline(self) -> float | None:
         """When a `Tick` is due, on the clock of ``now``; None when nothing waits for time."""
@@ -153,12 +148,11 @@ class LeaseTable:
             case NodeLost(node):
                 self._lost(node, now)
             case LeaseAsked(name, slot, rate):
-                if name in self._book.nodes and (name, slot) not in self._slots:
+                if name in self._book.nodes and not self._leases.busy(name, slot):
                     self._book.asked(name, slot, rate)
                     self._parked[name, slot] = Ask(name, slot, now)
             case LeaseProgressed(node, lease_id, position, rate):
-                lease = self._leases.get(lease_id)
-                if lease is not None and lease.node == node:
+                if (lease := self._leases.get(lease_id, node)) is not None:
                     self._moved(lease, position, rate, now)
             case LeaseEnded():
                 self._ended(event, now)
@@ -182,17 +176,17 @@ class LeaseTable:
         self._expected.discard(event.node)
         self._unanswered.discard(event.node)
         listed = {held.lease_id for held in event.leases}
-        for lease in [x for x in self._leases.values() if x.node == event.node and x.lease_id not in listed]:
+        for lease in self._leases:
             # A grant may have crossed with this message: only what should have been known by then is gone.
-            if not known or now - lease.granted_at > _GRACE_S:
-                self._drop(lease)
+            mine = lease.node == event.node and lease.lease_id not in listed
+            if mine and (not known or now - lease.granted_at > _GRACE_S):
+                self._leases.drop(lease)
         for held in event.leases:
-            mine = self._leases.get(held.lease_id)
-            if mine is None:
-                self._adopt(event.node, held, event.hub_bytes_per_s / max(1, len(event.leases)), now)
-            elif mine.node == event.node:
-                self._moved(mine, held.position, mine.rate, now)
-        for lease in list(self._leases.values()):
+            if not self._leases.knows(held.lease_id):
+                self._adopt(event.node, held, event.hub_bytes_per_s / len(event.leases), now)
+            elif (same := self._leases.get(held.lease_id, event.node)) is not None:
+                self._moved(same, held.position, same.rate, now)
+        for lease in self._leases:
             if lease.rest & self._book.held:
                 self._cut_held(lease)
 
@@ -201,14 +195,12 @@ class LeaseTable:
             self._actions.append(Fault(f"{node} reported a lease outside of this pull; it was ignored."))
             return
         end = held.end
-        taken = first_set(mask(held.position, end) & (self._leased | self._book.held), held.position)
+        taken = first_set(mask(held.position, end) & (self._leases.leased | self._book.held), held.position)
         if taken >= 0:
             end = taken
             self._actions.append(Cut(node, held.lease_id, end if end > held.position else held.first))
         if end > held.position:
-            lease = Lease(held.lease_id, node, -1, held.first, end, held.position, rate, now, now)
-            self._leases[lease.lease_id] = lease
-            self._leased |= lease.rest
+            self._leases.add(Lease(held.lease_id, node, -1, held.first, end, held.position, rate, now, now))
 
     def _lost(self, name: str, now: float) -> None:
         self._expected.discard(name)
@@ -216,8 +208,9 @@ class LeaseTable:
         node = self._book.nodes.get(name)
         if node is None:
             return
-        for lease in [x for x in self._leases.values() if x.node == name]:
-            self._drop(lease)
+        for lease in self._leases:
+            if lease.node == name:
+                self._leases.drop(lease)
         for key in [k for k in self._parked if k[0] == name]:
             del self._parked[key]
         only_there = self._book.lost(name) & self._book.needed
@@ -233,58 +226,38 @@ class LeaseTable:
             self._book.measured(lease.node, lease.slot, rate)
         if not lease.position < position <= self._manifest.piece_count:
             return
-        position_in = min(position, lease.end)
         done = mask(lease.position, position)
         self._book.add(lease.node, done)
-        self._leased &= ~mask(lease.position, position_in)
-        lease.position = position_in
+        self._leases.advance(lease, position)
         lease.moved_at = now
         self._book.nodes[lease.node].stalls = 0
-        if self._duplicates:
-            for other in list(self._leases.values()):
+        if self._leases.duplicates:
+            for other in self._leases:
                 if other is not lease and other.rest & done:
                     self._cut_held(other)
 
     def _ended(self, event: LeaseEnded, now: float) -> None:
-        lease = self._leases.get(event.lease_id)
-        if lease is None or lease.node != event.node:
-            # Late: but what it says about the hub holds all the same.
-            lease = None
-        else:
+        slot = -1
+        # Where the lease is unknown the message is late, but what it says about the hub holds all the same.
+        if (lease := self._leases.get(event.lease_id, event.node)) is not None:
+            slot = lease.slot
             self._moved(lease, event.position, 0.0, now)
-        slot = lease.slot if lease is not None else -1
-        if lease is not None and lease.lease_id in self._leases:
             if lease.position < lease.end and not lease.duplicate:
                 self._book.nodes[lease.node].next_piece = lease.position
-            self._drop(lease)
+            if lease in self._leases:
+                self._leases.drop(lease)
         fault = self._book.ended(event, slot, now)
         if fault:
             self._actions.append(Fault(fault))
 
     # ---------------------------------------------------------------- removal
 
-    def _drop(self, lease: Lease) -> None:
-        del self._leases[lease.lease_id]
-        if self._slots.get((lease.node, lease.slot)) == lease.lease_id:
-            del self._slots[lease.node, lease.slot]
-        if lease.duplicate:
-            self._duplicates -= 1
-        self._unlease(lease.rest)
-
-    def _unlease(self, bits: int) -> None:
-        self._leased &= ~bits
-        if self._duplicates:
-            for other in self._leases.values():
-                self._leased |= other.rest & bits
-
     def _take_back(self, lease: Lease) -> None:
-        self._drop(lease)
+        self._leases.drop(lease)
         self._actions.append(Cut(lease.node, lease.lease_id, lease.first))
 
     def _shorten(self, lease: Lease, end: int) -> None:
-        gone = mask(end, lease.end)
-        lease.end = end
-        self._unlease(gone)
+        self._leases.shorten(lease, end)
         self._actions.append(Cut(lease.node, lease.lease_id, end))
 
     def _cut_held(self, lease: Lease) -> None:
@@ -297,12 +270,12 @@ class LeaseTable:
         # Where it is the piece in progress that is held elsewhere, the node sees that itself.
 
     def _check_stalls(self, now: float) -> None:
-        for lease in list(self._leases.values()):
+        for lease in self._leases:
             silent = now - lease.moved_at
             if silent < _STALL_S:
                 continue
             if lease.position >= lease.end:
-                self._drop(lease)
+                self._leases.drop(lease)
                 continue
             node = self._book.nodes[lease.node]
             rate = lease.rate or self._book.cautious_rate(lease.node, lease.slot)
@@ -317,7 +290,7 @@ class LeaseTable:
 
     def _free(self) -> int:
         book = self._book
-        return book.needed & ~(book.held | self._leased | book.checking | self._doubt)
+        return book.needed & ~(book.held | self._leases.leased | book.checking | self._doubt)
 
     def _serve(self, now: float) -> None:
         assert self._quiet_until is not None  # noqa: S101 - set by handle()
@@ -337,7 +310,7 @@ class LeaseTable:
         node = self._book.nodes[ask.node]
         mine = free & node.want or free
         rate = self._book.slot_rate(ask.node, ask.slot)
-        left_s = self._costs.of(free | self._leased) / self._book.total_rate(now)
+        left_s = self._costs.of(free | self._leases.leased) / self._book.total_rate(now)
         fair = rate * left_s
         if self._book.known_rate(ask.node, ask.slot) > 0:
             least = rate * _LEAST_LEASE_S
@@ -350,7 +323,7 @@ class LeaseTable:
             mine, self._costs, aim=aim, continue_at=node.next_piece, reserved=reserved, least=min(least, fair) / 2
         )
         piece_s = self._costs.run(first, first + 1) / rate
-        if piece_s > max(left_s, _START_S) and any(x.rate > rate for x in self._leases.values()):
+        if piece_s > max(left_s, _START_S) and any(x.rate > rate for x in self._leases):
             # Alone with this piece it would take longer than the others need for all that is left.
             return False
         self._grant(ask, first, end, now, duplicate=False)
@@ -358,7 +331,7 @@ class LeaseTable:
 
     def _grant_tail(self, ask: Ask, now: float) -> bool:
         thief_rate = self._book.slot_rate(ask.node, ask.slot)
-        victim = max(self._victims(ask), key=lambda x: self._eta(x, now), default=None)
+        victim = max(self._victims(), key=lambda x: self._eta(x, now), default=None)
         if victim is None:
             return False
         rate = self._rate(victim)
@@ -384,8 +357,8 @@ class LeaseTable:
     def _grant_twice(self, ask: Ask, now: float) -> bool:
         thief_rate = self._book.slot_rate(ask.node, ask.slot)
         allowed = max(self._costs.of(self._book.needed) * _DUPLICATE_PART - self._duplicate_cost, 0.0)
-        for owner in sorted(self._victims(ask), key=lambda x: -self._eta(x, now))[:4]:
-            if owner.duplicate or owner.node == ask.node or self._twice(owner):
+        for owner in sorted(self._victims(), key=lambda x: -self._eta(x, now))[:4]:
+            if owner.duplicate or owner.node == ask.node or self._leases.doubled(owner):
                 continue
             cost = self._costs.run(owner.position, owner.end)
             thief_s = _START_S + cost / thief_rate
@@ -396,13 +369,8 @@ class LeaseTable:
                 return True
         return False
 
-    def _twice(self, lease: Lease) -> bool:
-        return bool(self._duplicates) and any(
-            x is not lease and x.rest & lease.rest for x in self._leases.values() if x.duplicate
-        )
-
-    def _victims(self, ask: Ask) -> list[Lease]:
-        return [x for x in self._leases.values() if x.end > x.position and not x.duplicate]
+    def _victims(self) -> list[Lease]:
+        return [x for x in self._leases if x.end > x.position and not x.duplicate]
 
     def _rate(self, lease: Lease) -> float:
         return lease.rate or self._book.slot_rate(lease.node, lease.slot) or DEFAULT_RATE
@@ -415,13 +383,8 @@ class LeaseTable:
         lease_id = self._next_id
         self._next_id += 1
         rate = self._book.known_rate(ask.node, ask.slot)
-        lease = Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate)
-        self._leases[lease_id] = lease
-        self._slots[ask.node, ask.slot] = lease_id
-        self._leased |= lease.rest
-        self._duplicates += duplicate
-        node: Node = self._book.nodes[ask.node]
+        self._leases.add(Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate))
         if not duplicate:
-            node.next_piece = end
+            self._book.nodes[ask.node].next_piece = end
         self._parked.pop((ask.node, ask.slot), None)
         self._actions.append(Grant(ask.node, ask.slot, lease_id, first, end))

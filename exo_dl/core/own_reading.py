@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import random
 
-from exo_dl.core.hub_side import HubSide
+from exo_dl.core.hub_side import HubSide, Slot
 from exo_dl.core.manifest import Manifest
-from exo_dl.core.pieces import first_set, run_end
+from exo_dl.core.pieces import first_set, mask, run_end
 
 __all__ = ["OwnReading"]
 
@@ -20,6 +20,7 @@ _ASKED_S = 0.5
 _BACKLOG_S = 2.0
 _RUN_S = 2.0
 _RUN_MAX_BYTES = 256 << 20
+_RUNS_LOOKED_AT = 256
 _ALONE_S = 15.0
 _ALONE_RUN_BYTES = 32 << 20
 
@@ -31,6 +32,9 @@ class OwnReading:
         manifest: what is pulled.
         rng: source of randomness.
         gain: how many times as fast as all peers together the hub must be for reading again what they hold.
+
+    Attributes:
+        reserved: pieces that are about to be read again from the hub: not to be asked from peers.
     """
 
     def __init__(self, manifest: Manifest, *, rng: random.Random, gain: float) -> None:
@@ -39,6 +43,8 @@ class OwnReading:
         self._gain = gain
         self._progress_at: float | None = None
         self._alone = False
+        self._rereading = False
+        self.reserved = 0
         self._next_piece = rng.randrange(max(1, manifest.piece_count))
 
     def progressed(self, now: float, *, from_hub: bool) -> None:
@@ -50,6 +56,7 @@ class OwnReading:
     def answered(self) -> None:
         """A coordinator gave a lease."""
         self._alone = False
+        self._stop()
 
     def look(
         self,
@@ -67,10 +74,12 @@ class OwnReading:
         if self._progress_at is None or not lacking:
             self._progress_at = now
         if not lacking or not hub.ready:
+            self._stop()
             return
         if now - self._progress_at >= _ALONE_S:
             self._alone = True
-        slot = hub.idle_slot(now, asked_for_s=0.0 if self._alone or not hub.coordinated else _ASKED_S)
+        at_once = self._alone or self._rereading or not hub.coordinated
+        slot = hub.idle_slot(now, asked_for_s=0.0 if at_once else _ASKED_S)
         if slot is None:
             return
         rest = lacking & ~in_flight
@@ -78,26 +87,48 @@ class OwnReading:
             rest = (rest & ~available) or rest
             budget = float(_ALONE_RUN_BYTES)
         else:
-            rest &= available
             rate = hub.rate(now)
-            if not rest or not peers_busy or peer_rate <= 0 or rate < self._gain * peer_rate:
-                return
             backlog = self._manifest.set_bytes(lacking & available)
-            if backlog / peer_rate < _BACKLOG_S:
+            slower = peers_busy and 0 < self._gain * peer_rate <= rate and backlog / peer_rate >= _BACKLOG_S
+            if not slower or not rest & available:
+                self._stop()
                 return
-            # Both ways end together: the hub gets its part of what is left, in steps of two seconds.
-            budget = min(rate * _RUN_S, backlog * rate / (rate + peer_rate), _RUN_MAX_BYTES)
+            # Both ways are to end together: the hub's part of what is left is kept from the peers, in one place, so
+            # that it is read in long runs.
+            self._rereading = True
+            self.reserved = self._part(rest & available, backlog * rate / (rate + peer_rate))
+            rest = self.reserved
+            budget = min(rate * _RUN_S, _RUN_MAX_BYTES)
         if rest:
-            self._start(rest, budget, hub, now)
+            self._start(rest, budget, hub, slot, now)
             hub.plan(have, now)
 
-    def _start(self, rest: int, budget: float, hub: HubSide, now: float) -> None:
-        slot = hub.idle_slot(now, asked_for_s=0.0)
+    def _stop(self) -> None:
+        self._rereading = False
+        self.reserved = 0
+
+    def _part(self, rest: int, size: float) -> int:
+        """The pieces of ``rest`` from where reading goes on, about ``size`` bytes of them."""
+        part, at, wrapped = 0, self._next_piece, False
+        for _ in range(_RUNS_LOOKED_AT):
+            first = first_set(rest, at)
+            if first < 0:
+                if wrapped:
+                    break
+                at, wrapped = 0, True
+                continue
+            start = self._manifest.position(first)
+            at = min(run_end(rest, first), max(first + 1, self._manifest.piece_at(int(start + size))))
+            part |= mask(first, at)
+            size -= self._manifest.run_bytes(first, at)
+            if size <= 0:
+                break
+        return part
+
+    def _start(self, rest: int, budget: float, hub: HubSide, slot: Slot, now: float) -> None:
         first = first_set(rest, self._next_piece)
         if first < 0:
             first = first_set(rest)
-        if slot is None or first < 0:
-            return
         stop = run_end(rest, first)
         end = self._manifest.piece_at(int(self._manifest.position(first) + budget))
         end = max(first + 1, min(stop, end))

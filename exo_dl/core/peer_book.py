@@ -1,8 +1,12 @@
 """What a node knows of its peers in one pull, and which of them it asks for which pieces.
 
 Rarest first among what the node wants; ties fall to pieces at a random place of the node's own, so that nodes that
-begin together ask for different pieces; of a piece's holders the one with the fewest transfers in flight, then the
-fastest, is asked for a run of neighbouring pieces worth about a fifth of a second.
+begin together ask for different pieces; of a piece's holders the one that is expected to bring it first, by its
+rate and load, is asked for a run of neighbouring pieces worth about a fifth of a second.
+
+Pieces that one peer alone holds are dealt out among all nodes by their number: each node asks the holder for its own
+share of them first, then for what others hold as well, and only then for the others' shares. A holder that cannot send
+as fast as it reads from the hub so sends each piece about once, and the nodes pass it on among themselves.
 """
 
 from __future__ import annotations
@@ -23,6 +27,16 @@ _BUSY_MAX_S = 1.0
 _FAILED_MIN_S = 0.2
 _FAILED_MAX_S = 10.0
 _STRIKES = 3
+_BEHIND = 8
+_DISTRUST_S = 20.0
+_DISTRUST_MAX_S = 300.0
+
+
+def _union(peers: list[Peer]) -> int:
+    bits = 0
+    for peer in peers:
+        bits |= peer.has
+    return bits
 
 
 @dataclass(slots=True)
@@ -55,8 +69,8 @@ class Peer:
     strikes: int = 0
 
     @property
-    def banned(self) -> bool:
-        """It sent wrong bytes too often: not asked any more in this pull."""
+    def distrusted(self) -> bool:
+        """It sent wrong bytes too often: asked for nothing that another peer holds, and rarely at all."""
         return self.strikes >= _STRIKES
 
 
@@ -74,12 +88,15 @@ class PeerBook:
 
     Args:
         manifest: what is pulled.
+        node: the node that asks.
         rng: source of randomness.
         max_per_peer: transfers in flight with one peer.
     """
 
-    def __init__(self, manifest: Manifest, *, rng: random.Random, max_per_peer: int) -> None:
+    def __init__(self, manifest: Manifest, *, node: str, rng: random.Random, max_per_peer: int) -> None:
         self._manifest = manifest
+        self._node = node
+        self._shares: tuple[int, int] | None = None
         self._rng = rng
         self._max_per_peer = max_per_peer
         self._offset = rng.randrange(max(1, manifest.piece_count))
@@ -88,7 +105,10 @@ class PeerBook:
 
     def join(self, name: str) -> Peer:
         """The peer of that name, new when it was not known."""
-        return self.peers.setdefault(name, Peer(name))
+        if name not in self.peers:
+            self.peers[name] = Peer(name)
+            self._shares = None
+        return self.peers[name]
 
     def learn(self, name: str, pieces: int) -> None:
         """A peer holds these pieces too."""
@@ -110,6 +130,7 @@ class PeerBook:
         peer = self.peers.pop(name, None)
         if peer is not None:
             self.rarity.remove(peer.has)
+            self._shares = None
         return peer
 
     def eligible(self, now: float) -> list[Peer]:
@@ -117,36 +138,71 @@ class PeerBook:
         return [
             p
             for p in self.peers.values()
-            if len(p.fetches) < self._max_per_peer and p.wait_until <= now and p.has and not p.banned
+            if len(p.fetches) < (1 if p.distrusted else self._max_per_peer) and p.wait_until <= now and p.has
         ]
 
-    def choose(self, need: int, now: float) -> Wish | None:
-        """What to ask next, and of whom; None when no peer that may be asked holds any of ``need``."""
+    def choose(self, need: int, now: float, *, idle: bool) -> Wish | None:
+        """What to ask next, and of whom; None when there is nothing that should be asked now.
+
+        Args:
+            need: pieces to choose from.
+            now: seconds.
+            idle: no transfer is in flight: then something is asked wherever a peer can give it.
+        """
         peers = self.eligible(now)
-        available = 0
+        before = after = 0
         for peer in peers:
-            available |= peer.has
-        available &= need
+            if peer.name < self._node:
+                before |= peer.has
+            else:
+                after |= peer.has
+        available = need & (before | after)
         if not available:
             return None
-        rarest = self.rarity.rarest(available)
-        first = first_set(rarest, self._offset)
+        single = available & self.rarity.single
+        share_before, share_after = self._own_shares()
+        if mine := single & (before & share_before | after & share_after):
+            wanted = need = mine
+        elif several := available & ~single:
+            wanted, need = self.rarity.rarest(several), need & ~single
+            # A holder that is behind with what it alone holds is spared what others can give.
+            ready = [p for p in peers if (p.has & single).bit_count() <= _BEHIND]
+            if among := wanted & _union(ready):
+                wanted, peers = among, ready
+        elif idle or single.bit_count() <= _BEHIND:
+            wanted = single
+        else:
+            # Its holder is behind: the nodes whose share it is will have it soon.
+            return None
+        first = first_set(wanted, self._offset)
         if first < 0:
-            first = first_set(rarest)
+            first = first_set(wanted)
         holder = self.holder(first, peers)
         assert holder is not None  # noqa: S101 - `available` is what these peers hold
         # The last pieces are spread over all that can give them.
         most = max(1, available.bit_count() // (2 * len(peers)))
         return Wish(holder.name, first, self._request_end(first, holder, need, most))
 
+    def _own_shares(self) -> tuple[int, int]:
+        """This node's share of what a peer before or after it (by id) alone holds: every piece of one remainder."""
+        if self._shares is None:
+            count, step = self._manifest.piece_count, max(1, len(self.peers))
+            ones = ((1 << step * (count // step + 1)) - 1) // ((1 << step) - 1)
+            rank = sum(name < self._node for name in self.peers)
+            every = mask(0, count)
+            # The holder takes no share: nodes after it move up by one.
+            self._shares = (ones << max(0, rank - 1)) & every, (ones << rank) & every
+        return self._shares
+
     def holder(self, piece: int, peers: list[Peer]) -> Peer | None:
-        """Which of ``peers`` to ask for a piece: the least loaded, then the fastest; None when none holds it."""
+        """Which of ``peers`` would bring a piece first, by load and rate; None when none holds it."""
         best: Peer | None = None
-        best_key = (0, 0.0)
+        best_key = (False, 0.0)
         for peer in peers:
             if peer.has >> piece & 1:
                 # Rates are blurred, so that a peer that looked slow once is tried again, and equals take turns.
-                key = (len(peer.fetches), -peer.rate * self._rng.uniform(0.5, 1.0))
+                rate = peer.rate * self._rng.uniform(0.5, 1.0)
+                key = (peer.distrusted, (len(peer.fetches) + 1) / rate if rate > 0 else 0.0)
                 if best is None or key < best_key:
                     best, best_key = peer, key
         return best
@@ -166,11 +222,12 @@ class PeerBook:
 
     def delivered(self, peer: Peer, fetch: Fetch, now: float) -> None:
         """Bytes of a transfer arrived: its peer is well."""
-        peer.busy = peer.failures = 0
+        peer.busy = 0
+        peer.failures //= 2
         elapsed = now - fetch.started_at
         if elapsed > 0 and fetch.byte_count:
             rate = fetch.byte_count / elapsed
-            peer.rate = 0.7 * peer.rate + 0.3 * rate if peer.rate else rate
+            peer.rate = (peer.rate + rate) / 2 if peer.rate else rate
 
     def was_busy(self, peer: Peer, retry_after_s: float, now: float) -> None:
         """It has no room for another transfer: a growing pause, with jitter."""
@@ -189,11 +246,13 @@ class PeerBook:
         """It sent wrong bytes. Returns whether this was once too often."""
         peer.strikes += 1
         self.has_failed(peer, now)
+        if peer.distrusted:
+            peer.wait_until = now + min(_DISTRUST_MAX_S, _DISTRUST_S * 2.0 ** (peer.strikes - _STRIKES))
         return peer.strikes == _STRIKES
 
     def next_wait(self, need: int, now: float) -> float | None:
         """When a peer that holds some of ``need`` may be asked again."""
-        waits = [p.wait_until for p in self.peers.values() if p.wait_until > now and not p.banned and p.has & need]
+        waits = [p.wait_until for p in self.peers.values() if p.wait_until > now and p.has & need]
         return min(waits, default=None)
 
     def piece_range(self, first: int, end: int) -> int:

@@ -40,6 +40,14 @@ class RarityMap:
                 among = fewer
         return among
 
+    @property
+    def single(self) -> int:
+        """Pieces that exactly one peer holds."""
+        bits = self._planes[0] if self._planes else 0
+        for plane in self._planes[1:]:
+            bits &= ~plane
+        return bits
+
     def count(self, piece: int) -> int:
         """Number of peers that hold ``piece``."""
         return sum((plane >> piece & 1) << k for k, plane in enumerate(self._planes))

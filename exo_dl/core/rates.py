@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["ConnectionController", "RateMeter"]
 
 _HALF_LIFE_S = 2.0
+_TRIAL_PAYS = 3.0
 
 
 class RateMeter:
@@ -88,8 +89,9 @@ class RateMeter:
 class ConnectionController:
     """Finds how many connections to a hub are worth having, by hill climbing.
 
-    It starts with two, of which one reads while the other waits for an answer. One more is tried; it stays when the total rises by ``gain`` or more over a window in which all
-    connections were busy, and is dropped again otherwise, with a pause that doubles with each trial that failed.
+    It starts with two, of which one reads while the other waits for an answer. One more is tried; it stays when the
+    total rises by ``gain`` or more over a window in which all connections were busy, and is dropped again otherwise,
+    with a pause that doubles with each trial that failed.
 
     Args:
         limit: never more than this many; may be changed at any time.
@@ -122,13 +124,14 @@ class ConnectionController:
         self._target = max(1, self._target - 1)
         self._rest(now)
 
-    def observe(self, *, total_bytes: int, arrivals: int, busy: int, now: float) -> bool:
+    def observe(self, *, total_bytes: int, arrivals: int, busy: int, rest_s: float, now: float) -> bool:
         """Tells how things stand; to be called at each arrival.
 
         Args:
             total_bytes: bytes from the hub since the start, over all connections.
             arrivals: number of arrivals that make up ``total_bytes``; fewer than eight in a window say little.
             busy: connections that are reading now.
+            rest_s: seconds for which these have work: a trial begins only where it can still pay.
             now: seconds.
 
         Returns:
@@ -161,7 +164,7 @@ class ConnectionController:
             else:
                 self._target = max(1, self._target - 1)
                 self._rest(now)
-        elif now >= self._hold_until:
+        elif now >= self._hold_until and rest_s >= _TRIAL_PAYS * elapsed:
             self._base = rate
             self._grow()
         return self._target != before

@@ -74,11 +74,15 @@ class Succession:
         return self._claim.node in self._alive
 
     def heard(self, claim: Claim) -> bool:
-        """Another node claims the pull. Returns whether the claim that stands changed."""
-        if better(claim, self._claim):
-            self._claim = claim
-            return True
-        return False
+        """Another node tells of a claim. Returns whether the claim that stands changed.
+
+        Where the claim is one of this node's own, from before it was restarted, the node claims the pull anew, with
+        the next epoch: whoever sees `coordinating` become true begins a lease table and tells all others.
+        """
+        if not better(claim, self._claim):
+            return False
+        self._claim = Claim(claim.epoch + 1, self.self_id) if claim.node == self.self_id else claim
+        return True
 
     def node_up(self, node: str) -> None:
         """A link to ``node`` stands, and it takes part in this pull."""

@@ -1,8 +1,8 @@
 """A node's machine: which pieces it reads from which peer, and what it does with its leases at the hub.
 
 What the node wants and lacks is *askable* unless it is in flight, or one of its own hub connections reaches it soon.
-Askable pieces are asked from peers (`exo_dl.core.peer_book` says which and of whom); hub connections ask the
-coordinator for leases and read them (`exo_dl.core.hub_side`). Rules:
+Askable pieces are asked from peers (`exo_dl.core.peer_side`; `exo_dl.core.peer_book` says which and of whom); hub
+connections ask the coordinator for leases and read them (`exo_dl.core.hub_side`). Rules:
 
 - Every piece that arrives verified counts, whoever sent it and however late.
 - Each transfer ends in one `FetchEnded`; what it did not bring is askable again at once.
@@ -19,9 +19,9 @@ import random
 from exo_dl.core.hub_side import HubSide
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.own_reading import OwnReading
-from exo_dl.core.peer_book import Fetch, PeerBook
-from exo_dl.core.pieces import first_set, mask
-from exo_dl.core.rates import RateMeter
+from exo_dl.core.peer_book import PeerBook
+from exo_dl.core.peer_side import PeerSide
+from exo_dl.core.pieces import mask
 from exo_dl.core.swarm_types import (
     Announce,
     AskLease,
@@ -86,11 +86,6 @@ __all__ = [
 ]
 
 _TICK_S = 0.25
-_STALL_S = 3.0
-_STALL_TIMES = 4.0
-_SLOWEST_RATE = 256e3
-_OVERDUE_TIMES = 2.0
-_OVERDUE_S = 0.2
 _SOON_S = 1.0
 _NO_ROOM_S = 5.0
 
@@ -129,8 +124,10 @@ class Swarm:
         self._every = mask(0, manifest.piece_count)
         self._want = want & self._every
         self._have = 0
-        self._max_peer_fetches = max_peer_fetches
-        self._book = PeerBook(manifest, rng=rng, max_per_peer=max_per_peer)
+        self._book = PeerBook(manifest, node=node, rng=rng, max_per_peer=max_per_peer)
+        self._peers = PeerSide(
+            manifest, self._book, max_fetches=max_peer_fetches, new_fetch_id=self._new_fetch_id, emit=self._emit
+        )
         self._hub = HubSide(
             manifest,
             max_slots=max_hub_slots,
@@ -139,9 +136,7 @@ class Swarm:
             emit=self._emit,
         )
         self._own = OwnReading(manifest, rng=rng, gain=reread_gain)
-        self._fetches: dict[int, Fetch] = {}
         self._last_fetch_id = 0
-        self._peer_meter = RateMeter()
         self._bytes_from_hub = 0
         self._bytes_from_peers = 0
         self._complete = False
@@ -172,7 +167,7 @@ class Swarm:
     @property
     def peer_bytes_per_s(self) -> float:
         """Measured rate from all peers together; 0 when unknown."""
-        return self._peer_meter.rate(self._now)
+        return self._peers.meter.rate(self._now)
 
     @property
     def hub_connections(self) -> int:
@@ -188,6 +183,11 @@ class Swarm:
     def bytes_from_peers(self) -> int:
         """Verified bytes that came from peers, each piece counted once."""
         return self._bytes_from_peers
+
+    @property
+    def held_by_peers(self) -> int:
+        """Pieces that at least one linked peer holds."""
+        return self._book.rarity.available
 
     def held_leases(self) -> tuple[HeldLease, ...]:
         """The leases that this node works on: to be told to every new coordinator."""
@@ -215,7 +215,7 @@ class Swarm:
             case PeerHas(peer, pieces):
                 self._book.learn(peer, pieces & self._every)
             case PeerLost(peer):
-                self._peer_lost(peer)
+                self._peers.lost(peer)
             case Held(pieces):
                 self._gain(pieces)
             case CoordinatorReady():
@@ -233,11 +233,11 @@ class Swarm:
                 self._hub.trimmed(event)
             case PieceBad(pieces):
                 self._have &= ~pieces
-                self._complete = False
+                self._complete = self._complete and not self._want & ~self._have
             case SlotLimit(limit):
                 self._hub.set_limit(limit)
             case Tick():
-                self._check_stalls(now)
+                self._peers.check_stalls(now)
         self._plan(now)
         return self._actions
 
@@ -257,75 +257,30 @@ class Swarm:
         return new
 
     def _arrived(self, event: PiecesArrived, now: float) -> None:
-        new = self._gain(event.pieces)
-        if self._hub.own(event.fetch_id):
-            self._bytes_from_hub += self._manifest.set_bytes(new)
+        new_bytes = self._manifest.set_bytes(self._gain(event.pieces))
+        from_hub = self._hub.own(event.fetch_id)
+        self._own.progressed(now, from_hub=from_hub)
+        if from_hub:
+            self._bytes_from_hub += new_bytes
             self._hub.arrived(event.fetch_id, event.pieces, event.byte_count, self._have, now)
-            self._own.progressed(now, from_hub=True)
         else:
-            self._bytes_from_peers += self._manifest.set_bytes(new)
-            self._own.progressed(now, from_hub=False)
-            self._peer_meter.add(event.byte_count, now)
-            fetch = self._fetches.get(event.fetch_id)
-            if fetch is not None:
-                fetch.moved_at = now
-                fetch.byte_count += event.byte_count
-                if (peer := self._book.peers.get(fetch.peer)) is not None:
-                    self._book.delivered(peer, fetch, now)
+            self._bytes_from_peers += new_bytes
+            self._peers.arrived(event.fetch_id, event.byte_count, now)
             self._hub.overtaken(self._have)
-        for fetch in self._fetches.values():
-            if fetch.missing & event.pieces:
-                fetch.missing &= ~event.pieces
-                if not fetch.missing and fetch.fetch_id != event.fetch_id:
-                    self._cancel(fetch)
+        self._peers.settled(event.pieces, event.fetch_id)
 
     def _ended(self, event: FetchEnded, now: float) -> None:
         if self._hub.own(event.fetch_id):
             self._hub.ended(event, self._have, now)
-            if event.result is FetchResult.NO_ROOM:
-                self._no_room(event, now)
-            return
-        fetch = self._fetches.pop(event.fetch_id, None)
-        if fetch is None:
-            return
-        peer = self._book.peers.get(fetch.peer)
-        if peer is None:
-            return
-        peer.fetches.discard(fetch.fetch_id)
-        match event.result:
-            case FetchResult.DONE if not fetch.missing:
-                pass
-            case FetchResult.CANCELLED if fetch.cancelled:
-                pass
-            case FetchResult.BUSY:
-                self._book.was_busy(peer, event.retry_after_s, now)
-            case FetchResult.MISSING:
-                self._book.forget(fetch.peer, fetch.missing)
-            case FetchResult.CORRUPT:
-                if self._book.lied(peer, now):
-                    self._emit(Fault(f"{fetch.peer} sent wrong bytes several times: it is not asked any more."))
-            case FetchResult.NO_ROOM:
-                self._no_room(event, now)
-            case _:
-                self._book.has_failed(peer, now)
+        else:
+            self._peers.ended(event, now)
+        if event.result is FetchResult.NO_ROOM:
+            self._no_room(event, now)
 
     def _no_room(self, event: FetchEnded, now: float) -> None:
         if now >= self._no_room_until:
             self._emit(Fault(event.detail or "There is no room for what arrives: waiting for some."))
         self._no_room_until = now + _NO_ROOM_S
-
-    def _peer_lost(self, name: str) -> None:
-        self._book.leave(name)
-        for fetch in self._fetches.values():
-            if fetch.peer == name:
-                self._cancel(fetch)
-
-    def _cancel(self, fetch: Fetch) -> None:
-        if not fetch.cancelled:
-            fetch.cancelled = True
-            self._emit(CancelFetch(fetch.fetch_id))
-            if (peer := self._book.peers.get(fetch.peer)) is not None:
-                peer.fetches.discard(fetch.fetch_id)
 
     # ------------------------------------------------------------------- plan
 
@@ -335,94 +290,33 @@ class Swarm:
         self._hub.plan(self._have, now)
         askable = self._askable(now)
         if now >= self._no_room_until:
-            self._ask_peers(askable, now)
+            self._peers.plan(askable, now)
             self._read_own(now)
         if not self._complete and not self._want & ~self._have:
             self._complete = True
             self._emit(Complete())
-        if any(not f.cancelled for f in self._fetches.values()):
-            self._peer_meter.begin(now)
-        else:
-            self._peer_meter.pause(now)
+        self._peers.measure(now)
         self._set_deadline(askable, now)
 
-    def _in_flight(self) -> int:
-        bits = 0
-        for fetch in self._fetches.values():
-            if not fetch.cancelled:
-                bits |= fetch.missing
-        return bits
-
     def _askable(self, now: float) -> int:
-        need = self._want & ~self._have & ~self._in_flight()
+        need = self._want & ~self._have & ~self._peers.in_flight
         if not need:
             return 0
         # What an own connection reaches soon comes from there; what it reaches later is asked for where a peer holds
-        # it, unless peers are the slower way.
-        peers_slower = self.peer_bytes_per_s < self.hub_bytes_per_s
-        return need & ~self._hub.covered(ahead_s=None if peers_slower else _SOON_S, now=now)
-
-    def _ask_peers(self, askable: int, now: float) -> None:
-        flying = sum(not f.cancelled for f in self._fetches.values())
-        while askable and flying < self._max_peer_fetches:
-            wish = self._book.choose(askable, now)
-            if wish is None:
-                break
-            self._fetch(wish.peer, wish.first, wish.end, now)
-            askable &= ~mask(wish.first, wish.end)
-            flying += 1
-        if flying < self._max_peer_fetches and not askable & self._book.rarity.available:
-            self._ask_again(now)
-
-    def _fetch(self, peer: str, first: int, end: int, now: float) -> None:
-        fetch = Fetch(self._new_fetch_id(), peer, first, end, mask(first, end), now, now)
-        self._fetches[fetch.fetch_id] = fetch
-        self._book.peers[peer].fetches.add(fetch.fetch_id)
-        self._emit(FetchFromPeer(fetch.fetch_id, peer, first, end))
-
-    def _expected_s(self, fetch: Fetch) -> float:
-        """Seconds from one piece of a transfer to the next, by its peer's rate; infinite while that is unknown."""
-        peer = self._book.peers.get(fetch.peer)
-        if peer is None or not fetch.missing or peer.rate <= 0:
-            return float("inf")
-        return self._manifest.piece_bytes(first_set(fetch.missing)) / peer.rate
-
-    def _ask_again(self, now: float) -> None:
-        """Nothing is left to ask: the piece that is longest overdue is asked from another holder as well."""
-        for fetch in self._fetches.values():
-            if fetch.cancelled or fetch.doubled or not fetch.missing:
-                continue
-            if now - fetch.moved_at > min(_STALL_S, _OVERDUE_TIMES * self._expected_s(fetch)) + _OVERDUE_S:
-                piece = first_set(fetch.missing)
-                others = [p for p in self._book.eligible(now) if p.name != fetch.peer]
-                holder = self._book.holder(piece, others)
-                if holder is not None:
-                    fetch.doubled = True
-                    self._fetch(holder.name, piece, piece + 1, now)
-                    self._fetches[self._last_fetch_id].doubled = True
-                    return
-
-    def _check_stalls(self, now: float) -> None:
-        for fetch in list(self._fetches.values()):
-            if fetch.cancelled or not fetch.missing:
-                continue
-            peer = self._book.peers.get(fetch.peer)
-            silent = now - fetch.moved_at
-            if peer is None or silent < _STALL_S:
-                continue
-            slowest_s = self._manifest.piece_bytes(first_set(fetch.missing)) / _SLOWEST_RATE
-            limit = max(_STALL_S, _STALL_TIMES * min(self._expected_s(fetch), slowest_s)) * 2.0**peer.failures
-            if silent > limit:
-                self._cancel(fetch)
-                self._book.has_failed(peer, now)
+        # it, unless peers are the slower way and have something else to bring.
+        if self.peer_bytes_per_s < self.hub_bytes_per_s:
+            rest = need & ~(self._own.reserved | self._hub.covered(ahead_s=None, now=now))
+            if rest & self._book.rarity.available:
+                return rest
+        return need & ~self._hub.covered(ahead_s=_SOON_S, now=now)
 
     def _read_own(self, now: float) -> None:
         self._own.look(
             lacking=self._want & ~self._have,
-            in_flight=self._in_flight() | self._hub.covered(ahead_s=None, now=now),
+            in_flight=self._peers.in_flight | self._hub.covered(ahead_s=None, now=now),
             available=self._book.rarity.available,
             peer_rate=self.peer_bytes_per_s,
-            peers_busy=self._peer_meter.running,
+            peers_busy=self._peers.meter.running,
             hub=self._hub,
             have=self._have,
             now=now,
@@ -430,7 +324,7 @@ class Swarm:
 
     def _set_deadline(self, askable: int, now: float) -> None:
         waits = [self._hub.next_deadline(now), self._book.next_wait(askable, now)]
-        if self._fetches or (self._want & ~self._have and self._hub.ready):
+        if self._peers.flying or (self._want & ~self._have and self._hub.ready):
             self._coarse_at = self._coarse_at if now < self._coarse_at <= now + _TICK_S else now + _TICK_S
             waits.append(self._coarse_at)
         if self._no_room_until > now:

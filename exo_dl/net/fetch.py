@@ -1,8 +1,7 @@
 """The fetch pool: pieces from peers and from the hub, straight from the socket into their place on disk.
 
 Plain threads with blocking sockets: a receive, a digest and a write of up to a MiB all run outside of the interpreter
-lock, so a few threads use the machine's cores, and what Python does for a buffer is 10 microseconds. See
-docs/performance.md for what else was measured.
+lock, so a few threads use the machine's cores, and what Python itself does for each is small: see `bench/hop.py`.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from exo_dl.errors import (
 )
 from exo_dl.net.jobs import FetchEvent, HubJob, JobEnded, PeerJob, PieceDone, PieceTarget, Timeouts
 from exo_dl.net.lanes import Batcher, Lane
+from exo_dl.net.limits import Limiter, RateLimit
 from exo_dl.net.peer_connection import Answer, ConnectionLostError, PeerConnection, PeerConnections, connect
 from exo_dl.net.receive import JobStopped, PieceSink, Task, fill
 from exo_dl.net.tickets import TIME_HEADER
@@ -53,7 +53,8 @@ class FetchPool:
         max_peer_threads: most peer jobs at once.
         max_hub_threads: most hub readers at once; a job for one more ends with HUB_BUSY.
         timeouts: for peers; a hub reader has its own.
-        limiter: called with the size of each chunk received, in the thread; its blocking slows the transfer down.
+        hub_limiter: the limit on what is received from hubs; None: none.
+        peer_limiter: the limit on what is received from peers; None: none.
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class FetchPool:
         max_peer_threads: int = 32,
         max_hub_threads: int = 32,
         timeouts: Timeouts | None = None,
-        limiter: Callable[[int], None] | None = None,
+        hub_limiter: Limiter | None = None,
+        peer_limiter: Limiter | None = None,
     ) -> None:
         self._timeouts = timeouts or Timeouts()
-        self._limiter = limiter
+        self._hub_limiter: Limiter = hub_limiter or RateLimit()
+        self._peer_limiter: Limiter = peer_limiter or RateLimit()
         self._max_hub_threads = max_hub_threads
         self._events = Batcher(events)
         self._connections = PeerConnections()
@@ -186,16 +189,16 @@ class FetchPool:
     def _pump(self, task: Task, readinto: Callable[[memoryview], int], sink: PieceSink, buffer: memoryview) -> bool:
         """Receives until the task is finished; False when the stream ended before."""
         until = float("inf")
+        limiter = self._hub_limiter
         if isinstance(task.job, PeerJob):
+            limiter = self._peer_limiter
             allowed_s = self._timeouts.stall_s + task.bytes_left / self._timeouts.slowest_bytes_per_s
             until = time.monotonic() + allowed_s
         while not task.finished:
-            count = fill(readinto, buffer[: task.bytes_left or 1])
+            count = fill(readinto, buffer[: min(task.bytes_left or 1, limiter.chunk_bytes)])
             if not count:
                 return task.finished
-            if self._limiter is not None:
-                self._limiter(count)
-                until = max(until, time.monotonic() + self._timeouts.stall_s)
+            until += limiter.take(count, group=task.job.group, stopped=lambda: task.cancelled or task.finished)
             sink.take(buffer[:count])
             if time.monotonic() > until:
                 raise JobStopped(FetchResult.TIMEOUT, "The peer sends too slowly.")

@@ -62,6 +62,7 @@ class PeerJob:
         held: asked in a thread before a piece is written: True where it is verified on disk already, so that a late
             copy is not written over it.
         adjust_clock: told the peer's Unix time when it answers 401, before one more try (`TicketSigner.adjust`).
+        group: the pull: where a limit on bytes holds, pulls share it fairly.
     """
 
     job_id: int
@@ -72,6 +73,7 @@ class PeerJob:
     record: Record
     held: Callable[[int], bool] | None = None
     adjust_clock: Callable[[float], None] | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         _check_pieces(self.pieces)
@@ -127,6 +129,7 @@ class HubJob:
         pieces: contiguous, ascending.
         record: see `Record`.
         held: see `PeerJob.held`.
+        group: see `PeerJob.group`.
     """
 
     job_id: int
@@ -138,6 +141,7 @@ class HubJob:
     pieces: tuple[PieceTarget, ...]
     record: Record
     held: Callable[[int], bool] | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         _check_pieces(self.pieces)

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from exo_dl.errors import ProtocolError
 from exo_dl.net.http_head import MAX_HEAD_BYTES, parse_request
+from exo_dl.net.limits import Limiter
 from exo_dl.net.listening import accept, open_listeners
 from exo_dl.net.senders import Locate, Senders, Upload, short_answer
 from exo_dl.net.tickets import TIME_HEADER
@@ -84,7 +85,7 @@ class PieceServer:
         authorize: (method, target, headers) -> the node that asks, or None (401). Called in the waiting thread.
         max_uploads: most bodies being sent at once.
         max_per_peer: most to one node.
-        limiter: called in sender threads with each number of bytes sent; its blocking slows the transfer down.
+        limiter: the limit on the bytes of pieces that are sent; None: none.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class PieceServer:
         authorize: Authorize,
         max_uploads: int = 16,
         max_per_peer: int = 4,
-        limiter: Callable[[int], None] | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         self._hosts = tuple(hosts)
         self._port = port

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 
 from exo_dl.errors import ExoDlError, NotFoundError
 from exo_dl.net.http_head import render_answer
+from exo_dl.net.limits import Limiter, RateLimit
 from exo_dl.net.uploads import PiecesRequest, ProbeRequest, send_extents, send_zeros
 from exo_dl.store.extent import Extent
 
@@ -43,9 +44,11 @@ class Upload:
     keep: bool
     moved_s: float = field(default_factory=time.monotonic)
     until: float = float("inf")
+    is_cut: bool = False
 
     def cut(self) -> None:
         """Ends it. The descriptor stays open: its sender is still in a call on it."""
+        self.is_cut = True
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -58,7 +61,7 @@ class Senders(Generic[_Client]):
         done: called in the sender's thread at the end, with the client and whether its connection can be kept.
         max_uploads: most at once.
         max_per_peer: most to one node.
-        limiter: called with each number of bytes sent; its blocking slows the transfer down.
+        limiter: the limit on the bytes of pieces that are sent; None: none. Probes are too small to count.
     """
 
     def __init__(
@@ -68,13 +71,13 @@ class Senders(Generic[_Client]):
         done: Callable[[_Client, bool], None],
         max_uploads: int,
         max_per_peer: int,
-        limiter: Callable[[int], None] | None = None,
+        limiter: Limiter | None = None,
     ) -> None:
         self._locate = locate
         self._done = done
         self._max_uploads = max_uploads
         self._max_per_peer = max_per_peer
-        self._limiter = limiter
+        self._limiter: Limiter = limiter or RateLimit()
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._running: dict[_Client, Upload] = {}
@@ -91,7 +94,7 @@ class Senders(Generic[_Client]):
         """Starts to send; False when no slot is free."""
         with self._lock:
             same = sum(each.node == upload.node for each in self._running.values())
-            if len(self._running) >= self._max_uploads or same >= self._max_per_peer:
+            if len(self._running) >= self._limiter.worthwhile(self._max_uploads) or same >= self._max_per_peer:
                 return False
             self._running[client] = upload
         self._threads.submit(self._send, client, upload)
@@ -164,14 +167,16 @@ class Senders(Generic[_Client]):
         def moved(count: int) -> None:
             with self._lock:
                 self.bytes_sent += count
-            if self._limiter is not None:
-                self._limiter(count)
+            if isinstance(request, PiecesRequest):
+                # Its own limit is no fault of the peer.
+                upload.moved_s = float("inf")
+                upload.until += self._limiter.take(count, group=request.pull_id, stopped=lambda: upload.is_cut)
             upload.moved_s = time.monotonic()
 
         if isinstance(request, ProbeRequest):
             send_zeros(upload.sock, size, moved)
         else:
-            send_extents(upload.sock, extents, moved)
+            send_extents(upload.sock, extents, moved, lambda: self._limiter.chunk_bytes)
         return upload.keep
 
     def _not_found(self, error: LookupError | ExoDlError, *, keep: bool) -> bytes:

@@ -77,13 +77,16 @@ def parse_target(target: str) -> PiecesRequest | ProbeRequest | None:
     return PiecesRequest(form[1], tuple(runs))
 
 
-def send_extents(sock: socket.socket, extents: Sequence[Extent], moved: Callable[[int], None]) -> None:
+def send_extents(
+    sock: socket.socket, extents: Sequence[Extent], moved: Callable[[int], None], chunk_bytes: Callable[[], int]
+) -> None:
     """Sends the bytes of files without taking them into this process, small ones gathered to whole packets.
 
     Args:
         sock: blocking.
         extents: what to send, in order.
         moved: called with each number of bytes sent; may block, to slow the transfer down.
+        chunk_bytes: the most of a large file to send before the next ``moved``.
 
     Raises:
         OSError: the connection or the file failed.
@@ -91,7 +94,7 @@ def send_extents(sock: socket.socket, extents: Sequence[Extent], moved: Callable
     """
     for group in _groups(extents):
         if len(group) == 1 and group[0].size > _SMALL_BYTES:
-            _send_file(sock, group[0], moved)
+            _send_file(sock, group[0], moved, chunk_bytes)
         else:
             data = b"".join(_read(extent) for extent in group)
             sock.sendall(data, _MORE if group[-1] is not extents[-1] else 0)
@@ -122,11 +125,13 @@ def _read(extent: Extent) -> bytes:
     return data
 
 
-def _send_file(sock: socket.socket, extent: Extent, moved: Callable[[int], None]) -> None:
+def _send_file(
+    sock: socket.socket, extent: Extent, moved: Callable[[int], None], chunk_bytes: Callable[[], int]
+) -> None:
     out = sock.fileno()
     at, end = extent.offset, extent.offset + extent.size
     while at < end:
-        sent = os.sendfile(out, extent.fd, at, min(_SEND_BYTES, end - at))
+        sent = os.sendfile(out, extent.fd, at, min(_SEND_BYTES, chunk_bytes(), end - at))
         if not sent:
             raise EOFError
         at += sent

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 
+from exo_dl.sim.faults import add_faults
 from exo_dl.sim.scenarios import SCENARIOS, build
 
 __all__ = ["main"]
@@ -22,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--small-files", type=int, default=8)
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), default="lab")
     parser.add_argument("--faults", type=int, default=0, help="number of random faults")
+    parser.add_argument("--faults-within-s", type=float, default=15.0, help="they begin in the first seconds")
     parser.add_argument("--quantum-ms", type=float, default=2.0)
     parser.add_argument("--until-s", type=float, default=100_000.0)
     parser.add_argument("--json", action="store_true")
@@ -34,9 +37,11 @@ def main(argv: list[str] | None = None) -> int:
         size_bytes=args.size_mib << 20,
         files=args.files,
         small_files=args.small_files,
-        faults=args.faults,
         quantum_s=args.quantum_ms / 1000,
     )
+    if args.faults:
+        rng = random.Random(args.seed)  # noqa: S311 - a simulation
+        add_faults(cluster, rng, count=args.faults, within_s=args.faults_within_s)
     report = cluster.run(until_s=args.until_s)
     figures = {
         "scenario": args.scenario,

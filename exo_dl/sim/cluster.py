@@ -12,8 +12,9 @@ from exo_dl.core.bound import NodeRates, least_time, least_time_read_once
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.succession import Claim
 from exo_dl.core.swarm import FetchResult
-from exo_dl.sim.network import Flow, Network, NodeSpec
-from exo_dl.sim.node import Message, SimNode, Transfer
+from exo_dl.sim.network import Flow, Network
+from exo_dl.sim.node import Message, SimNode
+from exo_dl.sim.wire import Transfer
 
 __all__ = ["Cluster", "Report"]
 
@@ -104,6 +105,11 @@ class Cluster:
         self._links: dict[frozenset[str], _Link] = {}
 
     # ----------------------------------------------------------------- setup
+
+    @property
+    def hosts(self) -> dict[str, SimNode]:
+        """All nodes by name, dead ones too."""
+        return self.nodes
 
     def add(self, node: SimNode, *, at: float = 0.0) -> None:
         """A node that starts at second ``at``; the first one added starts the pull."""
@@ -236,7 +242,7 @@ class Cluster:
         node.kill()
         for owner, transfer in list(self._owners.values()):
             if transfer.peer == name:
-                self.call_in(0.01, owner.end_transfer, transfer, FetchResult.FAILED)
+                self.call_in(0.01, owner.wire.end, transfer, FetchResult.FAILED)
         for other in self.nodes.values():
             if other is not node and other.alive:
                 self.call_in(_KILL_DETECT_S, self._notice, name, other.name, self._link(name, other.name).generation)
@@ -257,9 +263,9 @@ class Cluster:
         if node.alive and node.frozen:
             node.thaw()
             for other in list(self.nodes.values()):
-                if other is not node and other.alive and self._link(name, other.name).lost:
-                    if not self._link(name, other.name).cut:
-                        self._reconnect(name, other.name)
+                link = self._link(name, other.name)
+                if other is not node and other.alive and link.lost and not link.cut:
+                    self._reconnect(name, other.name)
 
     # ----------------------------------------------------------------- flows
 
@@ -278,7 +284,7 @@ class Cluster:
         self.network.stop(transfer.flow.flow_id)
         self._owners.pop(transfer.flow.flow_id, None)
         if transfer.peer and transfer.peer in self.nodes:
-            self.nodes[transfer.peer].uploads.pop(transfer.flow.flow_id, None)
+            self.nodes[transfer.peer].wire.uploads.pop(transfer.flow.flow_id, None)
 
     # ------------------------------------------------------------------- run
 
@@ -303,7 +309,7 @@ class Cluster:
             for flow, pieces in passed:
                 owner = self._owners.get(flow.flow_id)
                 if owner is not None:
-                    owner[0].moved(owner[1], pieces)
+                    owner[0].wire.moved(owner[1], pieces)
             while self._timers and self._timers[0][0] <= self.now + 1e-12:
                 _, _, call, args = heapq.heappop(self._timers)
                 call(*args)
@@ -311,7 +317,7 @@ class Cluster:
                 next_watch = self.now + 0.5
                 for node in self.nodes.values():
                     if node.alive:
-                        node.time_out()
+                        node.wire.time_out()
                         if node.succession is not None and not node.succession.reachable:
                             node.take_over()
             if self.done and self.now >= settle_s:

@@ -7,8 +7,9 @@ and transfers, and what becomes of these comes back as events.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from exo_dl.core import leases as lt
 from exo_dl.core import swarm as sw
@@ -16,19 +17,10 @@ from exo_dl.core.leases import LeaseTable
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.succession import Claim, Succession
 from exo_dl.core.swarm import Swarm
-from exo_dl.sim.network import Flow, NodeSpec
+from exo_dl.sim.network import NodeSpec
+from exo_dl.sim.wire import Counters, Wire, WireWorld
 
-if TYPE_CHECKING:
-    from exo_dl.sim.cluster import Cluster
-
-__all__ = ["Message", "SimNode", "Transfer"]
-
-_MAX_UPLOADS = 16
-_MAX_UPLOADS_PER_PEER = 4
-_PEER_TIMEOUT_S = 5.0
-_HUB_TIMEOUT_S = 8.0
-_CONNECT_FAILS_S = 0.5
-
+__all__ = ["Message", "SimNode", "World"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -39,37 +31,21 @@ class Message:
     claim: Claim | None = None
 
 
-@dataclass(slots=True)
-class Transfer:
-    """A transfer of a node, from the hub (``peer`` empty) or a peer."""
+class World(WireWorld, Protocol):
+    """What a node needs of the world."""
 
-    fetch_id: int
-    peer: str
-    first: int
-    end: int
-    flow: Flow | None = None
-    moved_at: float = 0.0
+    initiator: str
+    swarm_options: dict[str, Any]
+    table_options: dict[str, Any]
 
+    def call_at(self, at: float, call: Callable[..., None], *args: Any) -> None:
+        """Calls at a time."""
 
-@dataclass(slots=True)
-class HubState:
-    """How the hub treats one node: each is an error that its next transfers end with, for as long as it is set."""
+    def send(self, source: str, target: str, message: Message) -> None:
+        """Sends over the link of two nodes."""
 
-    result: sw.FetchResult | None = None
-    retry_after_s: float = 0.0
-    silent: bool = False
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a node did."""
-
-    hub_bytes: float = 0.0
-    hub_requests: int = 0
-    messages: int = 0
-    peer_requests: int = 0
-    refused: int = 0
-    faults: list[str] = field(default_factory=list)
+    def linked(self, name: str) -> list[str]:
+        """Nodes that have a link with ``name``."""
 
 
 class SimNode:
@@ -88,7 +64,7 @@ class SimNode:
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: World,
         spec: NodeSpec,
         manifest: Manifest,
         *,
@@ -112,12 +88,10 @@ class SimNode:
         self.frozen = False
         self.corrupt = False
         self.full = False
-        self.hub = HubState()
         self.swarm: Swarm | None = None
         self.table: LeaseTable | None = None
         self.succession: Succession | None = None
-        self.transfers: dict[int, Transfer] = {}
-        self.uploads: dict[int, str] = {}
+        self.wire = Wire(cluster, self)
         self.count = Counters()
         self.complete_at: float | None = None
         self.checking = 0
@@ -158,24 +132,17 @@ class SimNode:
         self.swarm = None
         self.table = None
         self._inbox.clear()
-        for transfer in list(self.transfers.values()):
-            self._stop_flow(transfer)
-        self.transfers.clear()
-        self.uploads.clear()
+        self.wire.drop()
 
     def freeze(self) -> None:
         """SIGSTOP: nothing is handled, sent or received."""
         self.frozen = True
-        for transfer in self.transfers.values():
-            self._pause_flow(transfer)
+        self.wire.pause()
 
     def thaw(self) -> None:
         """SIGCONT."""
         self.frozen = False
-        now = self.cluster.now
-        for transfer in list(self.transfers.values()):
-            transfer.moved_at = now
-            self.end_transfer(transfer, sw.FetchResult.FAILED)
+        self.wire.resume()
         inbox, self._inbox = self._inbox, []
         for event, life in inbox:
             if life == self.life:
@@ -299,7 +266,10 @@ class SimNode:
         assert self.succession is not None  # noqa: S101 - alive
         if self.succession.heard(claim):
             self.table = None
-            self.join_coordinator()
+            if self.succession.coordinating:
+                self._claim_pull(self.succession.claim)
+            else:
+                self.join_coordinator()
 
     def _coordinate(self, claim: Claim) -> None:
         rng = random.Random(f"{self.seed}/{claim.epoch}")  # noqa: S311 - a simulation
@@ -319,10 +289,13 @@ class SimNode:
             return
         claim = self.succession.take_over()
         if claim is not None:
-            self._coordinate(claim)
-            for peer in self.cluster.linked(self.name):
-                self.send(peer, Message("claim", None, claim))
-            self.join_coordinator()
+            self._claim_pull(claim)
+
+    def _claim_pull(self, claim: Claim) -> None:
+        self._coordinate(claim)
+        for peer in self.cluster.linked(self.name):
+            self.send(peer, Message("claim", None, claim))
+        self.join_coordinator()
 
     def join_coordinator(self) -> None:
         """Tells the coordinator what this node holds, wants and works on."""
@@ -368,15 +341,13 @@ class SimNode:
         claim = self.succession.claim
         match action:
             case sw.FetchFromPeer():
-                self._fetch_from_peer(action)
+                self.wire.from_peer(action)
             case sw.FetchFromHub():
-                self._fetch_from_hub(action)
+                self.wire.from_hub(action)
             case sw.TrimFetch(fetch_id, end):
-                self._trim(fetch_id, end)
+                self.wire.trim(fetch_id, end)
             case sw.CancelFetch(fetch_id):
-                transfer = self.transfers.get(fetch_id)
-                if transfer is not None:
-                    self.cluster.call_in(0.01, self.end_transfer, transfer, sw.FetchResult.CANCELLED)
+                self.wire.cancel(fetch_id)
             case sw.AskLease(slot, rate):
                 self.send(claim.node, Message("table", lt.LeaseAsked(self.name, slot, rate), claim))
             case sw.ReportLease(lease_id, position, rate):
@@ -392,141 +363,3 @@ class SimNode:
                 self.complete_at = self.cluster.now
             case sw.Fault(text):
                 self.count.faults.append(f"{self.cluster.now:.2f} {text}")
-
-    def _marks(self, first: int, end: int) -> list[tuple[int, int]]:
-        base = self.manifest.position(first)
-        return [(self.manifest.position(p + 1) - base, p) for p in range(first, end)]
-
-    def _begin(self, transfer: Transfer, flow: Flow) -> None:
-        transfer.flow = flow
-        transfer.moved_at = self.cluster.now
-        self.cluster.start_flow(self, transfer, flow)
-
-    def _fetch_from_peer(self, action: sw.FetchFromPeer) -> None:
-        now = self.cluster.now
-        transfer = Transfer(action.fetch_id, action.peer, action.first, action.end)
-        self.transfers[action.fetch_id] = transfer
-        self.count.peer_requests += 1
-        peer = self.cluster.nodes.get(action.peer)
-        rtt = 2 * self.cluster.latency_s
-        if peer is None or not self.cluster.reachable(self.name, action.peer):
-            self.cluster.call_in(_PEER_TIMEOUT_S, self.end_transfer, transfer, sw.FetchResult.TIMEOUT)
-            return
-        assert peer.swarm is not None  # noqa: S101 - reachable
-        bits = ((1 << (action.end - action.first)) - 1) << action.first
-        busy = list(peer.uploads.values())
-        result = None
-        if bits & ~peer.swarm.have:
-            result = sw.FetchResult.MISSING
-        elif len(busy) >= _MAX_UPLOADS or busy.count(self.name) >= _MAX_UPLOADS_PER_PEER:
-            result = sw.FetchResult.BUSY
-        if result is not None:
-            self.count.refused += 1
-            self.cluster.call_in(rtt, self.end_transfer, transfer, result)
-            return
-        links = (("up", action.peer), ("down", self.name))
-        flow = Flow(
-            self.cluster.new_flow_id(), links, self._marks(action.first, action.end), float("inf"), now + rtt
-        )
-        peer.uploads[flow.flow_id] = self.name
-        self._begin(transfer, flow)
-
-    def _fetch_from_hub(self, action: sw.FetchFromHub) -> None:
-        now = self.cluster.now
-        transfer = Transfer(action.fetch_id, "", action.first, action.end)
-        self.transfers[action.fetch_id] = transfer
-        self.count.hub_requests += 1
-        rtt = self.cluster.hub_rtt_s
-        if self.hub.result is not None:
-            wait = _CONNECT_FAILS_S if self.hub.result is sw.FetchResult.HUB_UNREACHABLE else rtt
-            self.cluster.call_in(wait, self.end_transfer, transfer, self.hub.result)
-            return
-        links = self.cluster.network.hub_links(self.name)
-        flow = Flow(
-            self.cluster.new_flow_id(),
-            links,
-            self._marks(action.first, action.end),
-            self.spec.hub_connection,
-            now + rtt if not self.hub.silent else float("inf"),
-        )
-        self._begin(transfer, flow)
-
-    def _trim(self, fetch_id: int, end: int) -> None:
-        transfer = self.transfers.get(fetch_id)
-        if transfer is None or transfer.flow is None or end >= transfer.end:
-            return
-        keep = max(0, end - transfer.first)
-        flow = transfer.flow
-        if keep <= flow.next_mark:
-            self.cluster.call_in(0.001, self.end_transfer, transfer, sw.FetchResult.CANCELLED)
-        else:
-            del flow.marks[keep:]
-            transfer.end = end
-            self._count_waste(transfer)
-
-    def _count_waste(self, transfer: Transfer) -> None:
-        # What is on its way, or in buffers, when a request is cut short.
-        if not transfer.peer and transfer.flow is not None:
-            self.count.hub_bytes += 64e3 + transfer.flow.rate * 0.02
-
-    # ------------------------------------------------------------- transfers
-
-    def moved(self, transfer: Transfer, pieces: list[int]) -> None:
-        """Pieces of a transfer passed the network."""
-        transfer.moved_at = self.cluster.now
-        if self.frozen or not self.alive:
-            return
-        bits, size = 0, 0
-        for piece in pieces:
-            bits |= 1 << piece
-            size += self.manifest.piece_bytes(piece)
-        if not transfer.peer:
-            self.count.hub_bytes += size
-        peer = self.cluster.nodes.get(transfer.peer)
-        if self.full:
-            self.end_transfer(transfer, sw.FetchResult.NO_ROOM)
-        elif peer is not None and peer.corrupt:
-            self.end_transfer(transfer, sw.FetchResult.CORRUPT)
-        else:
-            self._to_swarm(sw.PiecesArrived(transfer.fetch_id, bits, size))
-            if transfer.flow is not None and transfer.flow.done:
-                self.end_transfer(transfer, sw.FetchResult.DONE)
-
-    def end_transfer(self, transfer: Transfer, result: sw.FetchResult) -> None:
-        """A transfer is over, unless it was already."""
-        if self.transfers.get(transfer.fetch_id) is not transfer:
-            return
-        if self.frozen:
-            return
-        del self.transfers[transfer.fetch_id]
-        if result is sw.FetchResult.CANCELLED:
-            self._count_waste(transfer)
-        flow = transfer.flow
-        if flow is not None and not transfer.peer and not flow.done:
-            before = flow.marks[flow.next_mark - 1][0] if flow.next_mark else 0
-            self.count.hub_bytes += max(0.0, flow.sent - before)
-        self._stop_flow(transfer)
-        retry = self.hub.retry_after_s if result is sw.FetchResult.HUB_BUSY else 0.0
-        self._to_swarm(sw.FetchEnded(transfer.fetch_id, result, retry))
-
-    def time_out(self) -> None:
-        """Ends transfers that stood still for too long, as the daemon's sockets do."""
-        now = self.cluster.now
-        for transfer in list(self.transfers.values()):
-            limit = _PEER_TIMEOUT_S if transfer.peer else _HUB_TIMEOUT_S
-            flow = transfer.flow
-            if flow is None or self.frozen:
-                continue
-            if flow.rate > 0 and flow.starts_at <= now:
-                transfer.moved_at = now
-            elif now - transfer.moved_at > limit:
-                self.end_transfer(transfer, sw.FetchResult.TIMEOUT)
-
-    def _pause_flow(self, transfer: Transfer) -> None:
-        if transfer.flow is not None:
-            transfer.flow.starts_at = float("inf")
-            self.cluster.network.touch()
-
-    def _stop_flow(self, transfer: Transfer) -> None:
-        if transfer.flow is not None:
-            self.cluster.stop_flow(transfer)

@@ -59,6 +59,10 @@ def _uneven_lan(n: int, rng: random.Random) -> list[tuple[float, float, float]]:
     return rates
 
 
+def _one_fast(n: int, rng: random.Random) -> list[tuple[float, float, float]]:
+    return [((1000 if i == 0 else 10) * MBIT, 1000 * MBIT, 1000 * MBIT) for i in range(n)]
+
+
 # Name -> (rates of each node, rate of a shared uplink).
 SCENARIOS: dict[str, tuple[_Rates, float | None]] = {
     "lab": (_even(100, 1000), None),
@@ -69,7 +73,7 @@ SCENARIOS: dict[str, tuple[_Rates, float | None]] = {
     "uneven-lan": (_uneven_lan, None),
     "slow-lan": (_even(1000, 100), None),
     "equal-lan": (_even(100, 100), None),
-    "one-fast": (lambda n, rng: [(1000 * MBIT, 1000 * MBIT, 1000 * MBIT)] + [(10 * MBIT, 1000 * MBIT, 1000 * MBIT)] * (n - 1), None),
+    "one-fast": (_one_fast, None),
 }
 
 
@@ -81,7 +85,6 @@ def build(
     size_bytes: int,
     files: int = 4,
     small_files: int = 0,
-    faults: int = 0,
     **options: Any,
 ) -> Cluster:
     """A cluster that is about to pull a model.
@@ -93,7 +96,6 @@ def build(
         size_bytes: of the large files together.
         files: number of large files.
         small_files: number of small ones.
-        faults: number of random faults on the way.
         options: passed to `Cluster`.
     """
     rates, uplink = SCENARIOS[scenario]

@@ -35,14 +35,19 @@ def repo(model: LabModel) -> str:
 
 
 @pytest.fixture
-def hub(model: LabModel, tmp_path: Path) -> Iterator[LocalHub]:
-    """A hub at 40 MB/s, so that a pull has a middle."""
-    with LocalHub(model.root, rate=40e6, log=tmp_path / "access.log") as hub:
+def hub(model: LabModel, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalHub]:
+    """A local hub; indirect parameters are further options of it."""
+    options = {"rate": 60e6} | getattr(request, "param", {})
+    with LocalHub(model.root, log=tmp_path / "access.log", **options) as hub:
         yield hub
 
 
+slowly = pytest.mark.parametrize("hub", [{"rate": 5e6}], indirect=True, ids=["5MB/s"])
+"""For tests that need a pull with a middle: it lasts about 5 s."""
+
+
 @pytest.fixture
-def make_nodes(hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeNodes]:
+def make_nodes(hub: LocalHub, tmp_path: Path) -> Iterator[MakeNodes]:
     """Makes nodes of one cluster that know each other by a static peer. The test starts them; they end with it."""
     secret = new_secret()
     nodes: list[Node] = []
@@ -69,7 +74,7 @@ def make_nodes(hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) ->
     finally:
         for node in nodes:
             node.kill()
-            request.node.add_report_section("call", f"log of {node.name}", node.log_tail())
+            print(f"--- {node.log}\n{node.log_tail()}")  # shown when the test failed
 
 
 def start_all(nodes: Sequence[Node]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,12 +47,6 @@ def test_a_pull_that_cannot_be(node: Node, args: list[str], exit_code: int, word
     assert (error.exit_code, word in error.stderr) == (exit_code, True), error
     assert "Traceback" not in error.stderr
     assert left_behind(node) == []
-
-
-@pytest.fixture
-def hub(model: LabModel, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalHub]:
-    with LocalHub(model.root, log=tmp_path / "access.log", **getattr(request, "param", {})) as hub:
-        yield hub
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +67,6 @@ def test_what_does_not_pass_ends_the_pull_with_a_reason(
     assert shard in caught.value.stderr + caught.value.stdout
     for node in trio:
         assert not list(node.home.glob("hub/models--*/refs/*")), "the model must not look complete"
-
-
-@pytest.fixture
-def hub(model: LabModel, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalHub]:
-    """A hub with faults on order; with `indirect` it takes further options."""
-    options = getattr(request, "param", {})
-    with LocalHub(model.root, rate=40e6, log=tmp_path / "access.log", **options) as hub:
-        yield hub
 
 
 @pytest.mark.parametrize("hub", [{"redirect": "hub"}], indirect=True, ids=["redirects"])

@@ -16,7 +16,7 @@ from bench.make_model import make_model
 from bench.models import LabModel, check_copy, describe_model, open_offline
 from bench.repos import DigestCache, load_repo
 from bench.served import read_requests, summarize
-from tests.integration.conftest import MakeNodes, start_all
+from tests.integration.conftest import MakeNodes, slowly, start_all
 
 Document = dict[str, Any]
 
@@ -61,6 +61,7 @@ def test_a_node_that_cannot_reach_the_hub_still_ends_with_the_model(make_nodes: 
     assert apart["bytes_from_hub"] == 0
 
 
+@slowly
 def test_a_node_started_in_the_middle_ends_with_the_model(make_nodes: MakeNodes, model: LabModel) -> None:
     nodes = make_nodes("one", "two", "three")
     start_all(nodes[:2])
@@ -82,6 +83,7 @@ def test_a_node_that_comes_after_the_pull_gets_the_model_by_the_next_one(
     assert hub_bytes(tmp_path) == before, "two nodes held every byte"
 
 
+@slowly
 def test_the_same_pull_from_two_nodes_at_once_is_one_pull(trio: list[Node], model: LabModel, tmp_path: Path) -> None:
     pulls = [node.launch("pull", model.repo, "--json") for node in trio]
     summaries = [pull.wait()[-1] for pull in pulls]
@@ -108,7 +110,8 @@ def test_what_a_hugging_face_cache_holds_is_used_and_passed_on(
     summary = trio[0].json("pull", model.repo)[-1]
     check_all(trio, model, summary)
     assert hub_bytes(tmp_path) == before
-    held = next(node for node in summary["nodes"] if node["name"] == "two")
+    status = trio[0].json("status", summary["pull_id"])[-1]
+    held = next(node for node in status["nodes"] if node["name"] == "two")
     assert (held["bytes_held"], held["bytes_from_peers"]) == (model.size_bytes, 0)
 
 
@@ -148,6 +151,7 @@ def test_a_plain_folder_on_one_named_node(trio: list[Node], model: LabModel, tmp
     assert not list(tmp_path.glob("models/it/.exo-dl/*/*")), "parts are left behind"
 
 
+@slowly
 def test_cancel_leaves_nothing_half_published(trio: list[Node], model: LabModel) -> None:
     pull = trio[0].launch("pull", model.repo, "--json")
     pull.wait_for_share(0.1)

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65xo_dl/rpc/v1/cluster.proto\x12\rexo_dl.rpc.v1\"\x12\n\x10ListPeersRequest\"7\n\x11ListPeersResponse\x12\"\n\x05peers\x18\x01 \x03(\x0b\x32\x13.exo_dl.rpc.v1.Peer\"\x13\n\x11WatchPeersRequest\"8\n\x12WatchPeersResponse\x12\"\n\x05peers\x18\x01 \x03(\x0b\x32\x13.exo_dl.rpc.v1.Peer\"\xbe\x02\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.exo_dl.rpc.v1.PeerState\x12\x11\n\taddresses\x18\x04 \x03(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x1a\n\x12memory_total_bytes\x18\x06 \x01(\x04\x12\x1e\n\x16memory_available_bytes\x18\x07 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x08 \x01(\x04\x12\x17\n\x0fhub_bytes_per_s\x18\t \x01(\x01\x12\x17\n\x0flan_bytes_per_s\x18\n \x01(\x01\x12\x10\n\x08\x61\x63tivity\x18\x0b \x01(\t\x12\x13\n\x0blast_seen_s\x18\x0c \x01(\x01\x12\x0f\n\x07problem\x18\r \x01(\t\x12\x10\n\x08pull_ids\x18\x0e \x03(\t*k\n\tPeerState\x12\x1a\n\x16PEER_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPEER_STATE_SELF\x10\x01\x12\x11\n\rPEER_STATE_UP\x10\x02\x12\x1a\n\x16PEER_STATE_UNREACHABLE\x10\x03\x32\xb5\x01\n\x0e\x43lusterService\x12N\n\tListPeers\x12\x1f.exo_dl.rpc.v1.ListPeersRequest\x1a .exo_dl.rpc.v1.ListPeersResponse\x12S\n\nWatchPeers\x12 .exo_dl.rpc.v1.WatchPeersRequest\x1a!.exo_dl.rpc.v1.WatchPeersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65xo_dl/rpc/v1/cluster.proto\x12\rexo_dl.rpc.v1\"\x12\n\x10ListPeersRequest\"7\n\x11ListPeersResponse\x12\"\n\x05peers\x18\x01 \x03(\x0b\x32\x13.exo_dl.rpc.v1.Peer\"\x13\n\x11WatchPeersRequest\"8\n\x12WatchPeersResponse\x12\"\n\x05peers\x18\x01 \x03(\x0b\x32\x13.exo_dl.rpc.v1.Peer\"\xbe\x02\n\x04Peer\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.exo_dl.rpc.v1.PeerState\x12\x11\n\taddresses\x18\x04 \x03(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x1a\n\x12memory_total_bytes\x18\x06 \x01(\x04\x12\x1e\n\x16memory_available_bytes\x18\x07 \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x08 \x01(\x04\x12\x17\n\x0fhub_bytes_per_s\x18\t \x01(\x01\x12\x17\n\x0flan_bytes_per_s\x18\n \x01(\x01\x12\x10\n\x08\x61\x63tivity\x18\x0b \x01(\t\x12\x13\n\x0blast_seen_s\x18\x0c \x01(\x01\x12\x0f\n\x07problem\x18\r \x01(\t\x12\x10\n\x08pull_ids\x18\x0e \x03(\t\"\x12\n\x10GetLimitsRequest\"A\n\x11GetLimitsResponse\x12,\n\x06limits\x18\x01 \x01(\x0b\x32\x1c.exo_dl.rpc.v1.ClusterLimits\"\x89\x02\n\x10SetLimitsRequest\x12\r\n\x05nodes\x18\x01 \x03(\t\x12\x1c\n\x0fhub_bytes_per_s\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x1f\n\x12lan_up_bytes_per_s\x18\x03 \x01(\x04H\x01\x88\x01\x01\x12!\n\x14lan_down_bytes_per_s\x18\x04 \x01(\x04H\x02\x88\x01\x01\x12$\n\x17\x63luster_hub_bytes_per_s\x18\x05 \x01(\x04H\x03\x88\x01\x01\x42\x12\n\x10_hub_bytes_per_sB\x15\n\x13_lan_up_bytes_per_sB\x17\n\x15_lan_down_bytes_per_sB\x1a\n\x18_cluster_hub_bytes_per_s\"A\n\x11SetLimitsResponse\x12,\n\x06limits\x18\x01 \x01(\x0b\x32\x1c.exo_dl.rpc.v1.ClusterLimits\"Z\n\rClusterLimits\x12\x1f\n\x17\x63luster_hub_bytes_per_s\x18\x01 \x01(\x04\x12(\n\x05nodes\x18\x02 \x03(\x0b\x32\x19.exo_dl.rpc.v1.NodeLimits\"\xb6\x01\n\nNodeLimits\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x17\n\x0fhub_bytes_per_s\x18\x03 \x01(\x04\x12\x1a\n\x12lan_up_bytes_per_s\x18\x04 \x01(\x04\x12\x1c\n\x14lan_down_bytes_per_s\x18\x05 \x01(\x04\x12\x1d\n\x15hub_share_bytes_per_s\x18\x06 \x01(\x01\x12\x1c\n\x14hub_used_bytes_per_s\x18\x07 \x01(\x01\" \n\x0cLeaveRequest\x12\x10\n\x08within_s\x18\x01 \x01(\x01\"5\n\rLeaveResponse\x12\x13\n\x0bpieces_left\x18\x01 \x01(\x04\x12\x0f\n\x07seconds\x18\x02 \x01(\x01*k\n\tPeerState\x12\x1a\n\x16PEER_STATE_UNSPECIFIED\x10\x00\x12\x13\n\x0fPEER_STATE_SELF\x10\x01\x12\x11\n\rPEER_STATE_UP\x10\x02\x12\x1a\n\x16PEER_STATE_UNREACHABLE\x10\x03\x32\x99\x03\n\x0e\x43lusterService\x12N\n\tListPeers\x12\x1f.exo_dl.rpc.v1.ListPeersRequest\x1a .exo_dl.rpc.v1.ListPeersResponse\x12S\n\nWatchPeers\x12 .exo_dl.rpc.v1.WatchPeersRequest\x1a!.exo_dl.rpc.v1.WatchPeersResponse0\x01\x12N\n\tGetLimits\x12\x1f.exo_dl.rpc.v1.GetLimitsRequest\x1a .exo_dl.rpc.v1.GetLimitsResponse\x12N\n\tSetLimits\x12\x1f.exo_dl.rpc.v1.SetLimitsRequest\x1a .exo_dl.rpc.v1.SetLimitsResponse\x12\x42\n\x05Leave\x12\x1b.exo_dl.rpc.v1.LeaveRequest\x1a\x1c.exo_dl.rpc.v1.LeaveResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'exo_dl.rpc.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PEERSTATE']._serialized_start=523
-  _globals['_PEERSTATE']._serialized_end=630
+  _globals['_PEERSTATE']._serialized_start=1311
+  _globals['_PEERSTATE']._serialized_end=1418
   _globals['_LISTPEERSREQUEST']._serialized_start=46
   _globals['_LISTPEERSREQUEST']._serialized_end=64
   _globals['_LISTPEERSRESPONSE']._serialized_start=66
@@ -43,6 +43,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHPEERSRESPONSE']._serialized_end=200
   _globals['_PEER']._serialized_start=203
   _globals['_PEER']._serialized_end=521
-  _globals['_CLUSTERSERVICE']._serialized_start=633
-  _globals['_CLUSTERSERVICE']._serialized_end=814
+  _globals['_GETLIMITSREQUEST']._serialized_start=523
+  _globals['_GETLIMITSREQUEST']._serialized_end=541
+  _globals['_GETLIMITSRESPONSE']._serialized_start=543
+  _globals['_GETLIMITSRESPONSE']._serialized_end=608
+  _globals['_SETLIMITSREQUEST']._serialized_start=611
+  _globals['_SETLIMITSREQUEST']._serialized_end=876
+  _globals['_SETLIMITSRESPONSE']._serialized_start=878
+  _globals['_SETLIMITSRESPONSE']._serialized_end=943
+  _globals['_CLUSTERLIMITS']._serialized_start=945
+  _globals['_CLUSTERLIMITS']._serialized_end=1035
+  _globals['_NODELIMITS']._serialized_start=1038
+  _globals['_NODELIMITS']._serialized_end=1220
+  _globals['_LEAVEREQUEST']._serialized_start=1222
+  _globals['_LEAVEREQUEST']._serialized_end=1254
+  _globals['_LEAVERESPONSE']._serialized_start=1256
+  _globals['_LEAVERESPONSE']._serialized_end=1309
+  _globals['_CLUSTERSERVICE']._serialized_start=1421
+  _globals['_CLUSTERSERVICE']._serialized_end=1830
 # @@protoc_insertion_point(module_scope)

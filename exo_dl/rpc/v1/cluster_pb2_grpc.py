@@ -45,6 +45,21 @@ class ClusterServiceStub:
                 request_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.WatchPeersRequest.SerializeToString,
                 response_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.WatchPeersResponse.FromString,
                 _registered_method=True)
+        self.GetLimits = channel.unary_unary(
+                '/exo_dl.rpc.v1.ClusterService/GetLimits',
+                request_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetLimitsRequest.SerializeToString,
+                response_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetLimitsResponse.FromString,
+                _registered_method=True)
+        self.SetLimits = channel.unary_unary(
+                '/exo_dl.rpc.v1.ClusterService/SetLimits',
+                request_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsRequest.SerializeToString,
+                response_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsResponse.FromString,
+                _registered_method=True)
+        self.Leave = channel.unary_unary(
+                '/exo_dl.rpc.v1.ClusterService/Leave',
+                request_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.LeaveRequest.SerializeToString,
+                response_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.LeaveResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -65,6 +80,27 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLimits(self, request, context):
+        """The limits on bandwidth of all linked nodes, the answering one first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetLimits(self, request, context):
+        """Changes limits at once, also for pulls that run; they outlive restarts. Returns when the named nodes have them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Leave(self, request, context):
+        """Hands over to the other nodes what only this one holds, answers, and stops the daemon. Over the Unix socket only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +113,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.WatchPeers,
                     request_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.WatchPeersRequest.FromString,
                     response_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.WatchPeersResponse.SerializeToString,
+            ),
+            'GetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLimits,
+                    request_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetLimitsRequest.FromString,
+                    response_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetLimitsResponse.SerializeToString,
+            ),
+            'SetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetLimits,
+                    request_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsRequest.FromString,
+                    response_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsResponse.SerializeToString,
+            ),
+            'Leave': grpc.unary_unary_rpc_method_handler(
+                    servicer.Leave,
+                    request_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.LeaveRequest.FromString,
+                    response_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.LeaveResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +185,87 @@ class ClusterService:
             '/exo_dl.rpc.v1.ClusterService/WatchPeers',
             exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.WatchPeersRequest.SerializeToString,
             exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.WatchPeersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo_dl.rpc.v1.ClusterService/GetLimits',
+            exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetLimitsRequest.SerializeToString,
+            exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo_dl.rpc.v1.ClusterService/SetLimits',
+            exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsRequest.SerializeToString,
+            exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Leave(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo_dl.rpc.v1.ClusterService/Leave',
+            exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.LeaveRequest.SerializeToString,
+            exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.LeaveResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,7 +49,7 @@ class LinkResponse(_message.Message):
     def __init__(self, message: _Optional[_Union[LinkMessage, _Mapping]] = ...) -> None: ...
 
 class LinkMessage(_message.Message):
-    __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye")
+    __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye", "limits_told", "limits_asked", "hub_share")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     PEER_GOSSIP_FIELD_NUMBER: _ClassVar[int]
@@ -66,6 +66,9 @@ class LinkMessage(_message.Message):
     NODE_PROGRESS_FIELD_NUMBER: _ClassVar[int]
     PULL_END_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_TOLD_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_ASKED_FIELD_NUMBER: _ClassVar[int]
+    HUB_SHARE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     beat: Beat
     peer_gossip: PeerGossip
@@ -82,7 +85,10 @@ class LinkMessage(_message.Message):
     node_progress: NodeProgress
     pull_end: PullEnd
     goodbye: Goodbye
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., peer_gossip: _Optional[_Union[PeerGossip, _Mapping]] = ..., pull_offer: _Optional[_Union[PullOffer, _Mapping]] = ..., pull_join: _Optional[_Union[PullJoin, _Mapping]] = ..., lease_ask: _Optional[_Union[LeaseAsk, _Mapping]] = ..., lease_grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., lease_cut: _Optional[_Union[LeaseCut, _Mapping]] = ..., lease_progress: _Optional[_Union[LeaseProgress, _Mapping]] = ..., lease_end: _Optional[_Union[LeaseEnd, _Mapping]] = ..., have_map: _Optional[_Union[HaveMap, _Mapping]] = ..., have: _Optional[_Union[Have, _Mapping]] = ..., have_query: _Optional[_Union[HaveQuery, _Mapping]] = ..., node_progress: _Optional[_Union[NodeProgress, _Mapping]] = ..., pull_end: _Optional[_Union[PullEnd, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+    limits_told: LimitsTold
+    limits_asked: LimitsAsked
+    hub_share: HubShare
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., peer_gossip: _Optional[_Union[PeerGossip, _Mapping]] = ..., pull_offer: _Optional[_Union[PullOffer, _Mapping]] = ..., pull_join: _Optional[_Union[PullJoin, _Mapping]] = ..., lease_ask: _Optional[_Union[LeaseAsk, _Mapping]] = ..., lease_grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., lease_cut: _Optional[_Union[LeaseCut, _Mapping]] = ..., lease_progress: _Optional[_Union[LeaseProgress, _Mapping]] = ..., lease_end: _Optional[_Union[LeaseEnd, _Mapping]] = ..., have_map: _Optional[_Union[HaveMap, _Mapping]] = ..., have: _Optional[_Union[Have, _Mapping]] = ..., have_query: _Optional[_Union[HaveQuery, _Mapping]] = ..., node_progress: _Optional[_Union[NodeProgress, _Mapping]] = ..., pull_end: _Optional[_Union[PullEnd, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., limits_told: _Optional[_Union[LimitsTold, _Mapping]] = ..., limits_asked: _Optional[_Union[LimitsAsked, _Mapping]] = ..., hub_share: _Optional[_Union[HubShare, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "node_id", "name", "version", "addresses", "piece_port", "incarnation", "grpc_port")
@@ -105,7 +111,7 @@ class Hello(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., node_id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., piece_port: _Optional[int] = ..., incarnation: _Optional[int] = ..., grpc_port: _Optional[int] = ...) -> None: ...
 
 class Beat(_message.Message):
-    __slots__ = ("memory_total_bytes", "memory_available_bytes", "disk_free_bytes", "hub_bytes_per_s", "lan_bytes_per_s", "activity", "pull_ids")
+    __slots__ = ("memory_total_bytes", "memory_available_bytes", "disk_free_bytes", "hub_bytes_per_s", "lan_bytes_per_s", "activity", "pull_ids", "hub_used_bytes_per_s", "hub_held_back", "hub_share_bytes_per_s")
     MEMORY_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_AVAILABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +119,9 @@ class Beat(_message.Message):
     LAN_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     PULL_IDS_FIELD_NUMBER: _ClassVar[int]
+    HUB_USED_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    HUB_HELD_BACK_FIELD_NUMBER: _ClassVar[int]
+    HUB_SHARE_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     memory_total_bytes: int
     memory_available_bytes: int
     disk_free_bytes: int
@@ -120,7 +129,10 @@ class Beat(_message.Message):
     lan_bytes_per_s: float
     activity: str
     pull_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, memory_total_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., lan_bytes_per_s: _Optional[float] = ..., activity: _Optional[str] = ..., pull_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    hub_used_bytes_per_s: float
+    hub_held_back: bool
+    hub_share_bytes_per_s: float
+    def __init__(self, memory_total_bytes: _Optional[int] = ..., memory_available_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., lan_bytes_per_s: _Optional[float] = ..., activity: _Optional[str] = ..., pull_ids: _Optional[_Iterable[str]] = ..., hub_used_bytes_per_s: _Optional[float] = ..., hub_held_back: _Optional[bool] = ..., hub_share_bytes_per_s: _Optional[float] = ...) -> None: ...
 
 class PeerGossip(_message.Message):
     __slots__ = ("peers",)
@@ -387,3 +399,47 @@ class Goodbye(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     reason: str
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("hub_bytes_per_s", "lan_up_bytes_per_s", "lan_down_bytes_per_s")
+    HUB_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LAN_UP_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LAN_DOWN_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    hub_bytes_per_s: int
+    lan_up_bytes_per_s: int
+    lan_down_bytes_per_s: int
+    def __init__(self, hub_bytes_per_s: _Optional[int] = ..., lan_up_bytes_per_s: _Optional[int] = ..., lan_down_bytes_per_s: _Optional[int] = ...) -> None: ...
+
+class ClusterLimit(_message.Message):
+    __slots__ = ("hub_bytes_per_s", "version", "set_by")
+    HUB_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SET_BY_FIELD_NUMBER: _ClassVar[int]
+    hub_bytes_per_s: int
+    version: int
+    set_by: str
+    def __init__(self, hub_bytes_per_s: _Optional[int] = ..., version: _Optional[int] = ..., set_by: _Optional[str] = ...) -> None: ...
+
+class LimitsTold(_message.Message):
+    __slots__ = ("own", "cluster")
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    own: Limits
+    cluster: ClusterLimit
+    def __init__(self, own: _Optional[_Union[Limits, _Mapping]] = ..., cluster: _Optional[_Union[ClusterLimit, _Mapping]] = ...) -> None: ...
+
+class LimitsAsked(_message.Message):
+    __slots__ = ("hub_bytes_per_s", "lan_up_bytes_per_s", "lan_down_bytes_per_s")
+    HUB_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LAN_UP_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LAN_DOWN_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    hub_bytes_per_s: int
+    lan_up_bytes_per_s: int
+    lan_down_bytes_per_s: int
+    def __init__(self, hub_bytes_per_s: _Optional[int] = ..., lan_up_bytes_per_s: _Optional[int] = ..., lan_down_bytes_per_s: _Optional[int] = ...) -> None: ...
+
+class HubShare(_message.Message):
+    __slots__ = ("bytes_per_s",)
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    bytes_per_s: float
+    def __init__(self, bytes_per_s: _Optional[float] = ...) -> None: ...

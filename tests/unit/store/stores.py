@@ -58,6 +58,9 @@ def manifest_of(
     )
 
 
+BIG = {"big.safetensors": random_bytes(9 * MIB + 17, 5), "small.json": b"{}"}
+
+
 def small_model() -> dict[str, bytes]:
     """Everything that is awkward, in 5 MB."""
     weights = random_bytes(2 * MIB + 12345, 1)

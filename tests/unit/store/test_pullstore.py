@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,12 +12,13 @@ from blake3 import blake3
 
 from exo_dl.core.manifest import FileEntry, Manifest
 from exo_dl.core.pieces import iter_bits, mask
-from exo_dl.errors import ExoDlError, StorageError, UsageError
+from exo_dl.errors import UsageError
 from exo_dl.store.library import Library
-from exo_dl.store.publish import DirLayout, HFLayout, Layout
-from exo_dl.store.pullstore import BlobCorrupt, BlobPublished, CheckFinished, PiecesFound, StoreFailed
+from exo_dl.store.publish import DirLayout, HFLayout
+from exo_dl.store.pullstore import BlobCorrupt, BlobPublished, CheckFinished
 from tests.unit.store.conftest import MakeNode
 from tests.unit.store.stores import (
+    BIG,
     MIB,
     Node,
     blob_of,
@@ -32,89 +29,6 @@ from tests.unit.store.stores import (
     random_bytes,
     tree_of,
 )
-
-BIG = {"big.safetensors": random_bytes(9 * MIB + 17, 5), "small.json": b"{}"}
-
-_WRITER = """
-import sys
-from pathlib import Path
-from exo_dl.store.library import Library
-from exo_dl.store.publish import HFLayout
-from tests.unit.store.stores import Node, by_digest, manifest_of
-from tests.unit.store.test_pullstore import BIG
-node = Node(manifest_of(BIG), HFLayout(Path(sys.argv[1])), Library(Path(sys.argv[2])))
-node.begin()
-for piece in (0, 1, 2, 5, 7, 9):
-    node.write(by_digest(BIG), [piece])
-    print(piece, flush=True)
-sys.stdin.read()
-"""
-
-
-def killed_writer(cache: Path, db: Path) -> int:
-    """A process that records pieces and is killed; the pieces that it said were recorded."""
-    root = Path(__file__).parents[3]
-    with subprocess.Popen(
-        [sys.executable, "-c", _WRITER, str(cache), str(db)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
-    ) as process:
-        assert process.stdout is not None
-        told = [int(process.stdout.readline()) for _ in range(6)]
-        process.send_signal(signal.SIGKILL)
-    return sum(1 << piece for piece in told)
-
-
-def test_a_killed_process_loses_no_recorded_piece(tmp_path: Path, make_node: MakeNode) -> None:
-    cache = tmp_path / "hub"
-    told = killed_writer(cache, tmp_path / "other.db")
-    node = make_node(manifest_of(BIG), HFLayout(cache))
-    # A file of one piece has no record: it is looked at in any case.
-    assert node.candidates & mask(0, 10) == told
-    node.begin()
-    assert node.store.have == told
-    assert sum(event.pieces for event in node.events.of(PiecesFound)) == told
-    node.fill(BIG)
-    assert tree_of(node.store.finish("main")) == BIG
-
-
-def test_recorded_pieces_are_read_again_and_wrong_ones_dropped(tmp_path: Path, make_node: MakeNode) -> None:
-    cache = tmp_path / "hub"
-    told = killed_writer(cache, tmp_path / "other.db")
-    part = next(path for path in cache.rglob("*.node-a.exo-dl") if path.stat().st_size > MIB)
-    with part.open("r+b") as file:
-        file.seek(2 * MIB + 5)
-        file.write(b"\0\1\2\3")
-    node = make_node(manifest_of(BIG), HFLayout(cache)).begin()
-    assert node.store.have == told & ~(1 << 2)
-    assert node.store.digest(2) is None
-    node.store.close(keep=True)
-    again = make_node(manifest_of(BIG), HFLayout(cache))
-    assert again.candidates == told & ~(1 << 2)
-
-
-def test_a_cut_off_part_file_is_begun_anew(tmp_path: Path, make_node: MakeNode) -> None:
-    cache = tmp_path / "hub"
-    killed_writer(cache, tmp_path / "other.db")
-    for part in cache.rglob("*.node-a.exo-dl"):
-        os.truncate(part, part.stat().st_size // 2)
-    node = make_node(manifest_of(BIG), HFLayout(cache)).begin()
-    assert node.candidates == node.store.have == 0
-    node.fill(BIG)
-    assert tree_of(node.store.finish("main")) == BIG
-
-
-def test_a_record_of_another_content_is_not_believed(tmp_path: Path, make_node: MakeNode) -> None:
-    cache = tmp_path / "hub"
-    killed_writer(cache, tmp_path / "other.db")
-    sidecar = next(cache.rglob("*.pieces"))
-    data = bytearray(sidecar.read_bytes())
-    data[20] ^= 1
-    sidecar.write_bytes(data)
-    node = make_node(manifest_of(BIG), HFLayout(cache)).begin()
-    assert node.store.have == 0
 
 
 def test_room_that_holds_nothing_is_given_back(tmp_path: Path, make_node: MakeNode) -> None:
@@ -311,91 +225,6 @@ def test_an_empty_file_whose_digest_is_wrong_is_told(tmp_path: Path, make_node: 
 def test_a_node_id_that_is_no_file_name_is_refused(tmp_path: Path, make_node: MakeNode) -> None:
     with pytest.raises(UsageError):
         make_node(manifest_of(BIG), HFLayout(tmp_path), node_id="../x")
-
-
-# Disks that fail
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 8 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if made.returncode:
-        pytest.skip(f"no disk can be mounted: {made.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-@needs_root
-@pytest.mark.parametrize("layout", [HFLayout, DirLayout])
-def test_too_little_room_is_said_at_once_with_figures(
-    small_disk: Path, make_node: MakeNode, layout: type[HFLayout] | type[DirLayout]
-) -> None:
-    made: Layout = layout(small_disk / "target")
-    with pytest.raises(StorageError, match=r"9\.4 MB needed, 8\.4 MB free") as caught:
-        make_node(manifest_of(BIG), made).begin()
-    assert "1.0 MB more room" in caught.value.hint
-    assert list(small_disk.rglob("*")) == []
-
-
-@needs_root
-def test_room_that_vanishes_while_it_is_reserved(
-    small_disk: Path, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(HFLayout, "check_room", lambda *_: None)
-    with pytest.raises(StorageError, match="The disk is full"):
-        make_node(manifest_of(BIG), HFLayout(small_disk)).begin()
-    assert list(small_disk.rglob("*")) == []
-
-
-@needs_root
-def test_a_read_only_disk_is_named(small_disk: Path, make_node: MakeNode) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    with pytest.raises(StorageError, match="read-only file system") as caught:
-        make_node(manifest_of({"a.json": b"{}"}), HFLayout(small_disk)).begin()
-    assert str(small_disk) in caught.value.what
-
-
-@needs_root
-def test_a_folder_that_may_not_be_written_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "locked"
-    folder.mkdir(mode=0o555)
-    child = os.fork()
-    if child == 0:
-        # As somebody else: root may write everywhere.
-        code = 1
-        try:
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            HFLayout(folder).folder.write("x", b"")
-        except StorageError as error:
-            code = 0 if "may not be written by this user" in str(error) else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
-def test_a_target_that_is_a_file_is_named(tmp_path: Path, make_node: MakeNode) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match=r"no folder|exists"):
-        make_node(manifest_of(BIG), DirLayout(tmp_path / "file" / "x")).begin()
-
-
-def test_a_folder_that_goes_away_fails_the_pull_once(tmp_path: Path, make_node: MakeNode) -> None:
-    node = make_node(manifest_of(BIG), HFLayout(tmp_path / "hub")).begin()
-    os.rename(tmp_path / "hub", tmp_path / "away")
-    node.write(by_digest(BIG), range(9))
-    with pytest.raises(ExoDlError):
-        node.fill(BIG)
-    node.events.wait(StoreFailed)
-    assert len(node.events.of(StoreFailed)) == 1
 
 
 # Cost

@@ -1,0 +1,177 @@
+"""A node's transfers from its peers within one pull: starting them, giving up on them, learning from how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from exo_dl.core.manifest import Manifest
+from exo_dl.core.peer_book import Fetch, PeerBook
+from exo_dl.core.pieces import first_set, mask
+from exo_dl.core.rates import RateMeter
+from exo_dl.core.swarm_types import CancelFetch, Fault, FetchEnded, FetchFromPeer, FetchResult, SwarmAction
+
+__all__ = ["PeerSide"]
+
+_STALL_S = 3.0
+_STALL_TIMES = 4.0
+_SLOWEST_RATE = 256e3
+_OVERDUE_TIMES = 2.0
+_OVERDUE_S = 0.2
+
+
+class PeerSide:
+    """The transfers of one node from its peers.
+
+    Args:
+        manifest: what is pulled.
+        book: what is known of the peers.
+        max_fetches: transfers in flight.
+        new_fetch_id: gives the next id of a transfer.
+        emit: takes actions.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        book: PeerBook,
+        *,
+        max_fetches: int,
+        new_fetch_id: Callable[[], int],
+        emit: Callable[[SwarmAction], None],
+    ) -> None:
+        self._manifest = manifest
+        self.book = book
+        self._max_fetches = max_fetches
+        self._new_fetch_id = new_fetch_id
+        self._emit = emit
+        self._fetches: dict[int, Fetch] = {}
+        self.meter = RateMeter()
+
+    @property
+    def in_flight(self) -> int:
+        """Pieces that are on their way."""
+        bits = 0
+        for fetch in self._fetches.values():
+            if not fetch.cancelled:
+                bits |= fetch.missing
+        return bits
+
+    @property
+    def flying(self) -> int:
+        """Number of transfers on their way, without those that were cancelled."""
+        return sum(not f.cancelled for f in self._fetches.values())
+
+    # ----------------------------------------------------------------- events
+
+    def lost(self, name: str) -> None:
+        """A peer is gone, and its transfers with it."""
+        self.book.leave(name)
+        for fetch in self._fetches.values():
+            if fetch.peer == name:
+                self._cancel(fetch)
+
+    def arrived(self, fetch_id: int, byte_count: int, now: float) -> None:
+        """Bytes of a transfer were stored."""
+        self.meter.add(byte_count, now)
+        fetch = self._fetches.get(fetch_id)
+        if fetch is not None:
+            fetch.moved_at = now
+            fetch.byte_count += byte_count
+            if (peer := self.book.peers.get(fetch.peer)) is not None:
+                self.book.delivered(peer, fetch, now)
+
+    def settled(self, pieces: int, fetch_id: int) -> None:
+        """Pieces are there, by transfer ``fetch_id``: others that would only bring them again are cancelled."""
+        for fetch in self._fetches.values():
+            if fetch.missing & pieces:
+                fetch.missing &= ~pieces
+                if not fetch.missing and fetch.fetch_id != fetch_id:
+                    self._cancel(fetch)
+
+    def ended(self, event: FetchEnded, now: float) -> None:
+        """A transfer is over."""
+        fetch = self._fetches.pop(event.fetch_id, None)
+        peer = self.book.peers.get(fetch.peer) if fetch is not None else None
+        if fetch is None or peer is None:
+            return
+        peer.fetches.discard(fetch.fetch_id)
+        match event.result:
+            case FetchResult.DONE if not fetch.missing:
+                pass
+            case FetchResult.CANCELLED if fetch.cancelled:
+                pass
+            case FetchResult.BUSY:
+                self.book.was_busy(peer, event.retry_after_s, now)
+            case FetchResult.MISSING:
+                self.book.forget(fetch.peer, fetch.missing)
+            case FetchResult.NO_ROOM:
+                pass
+            case FetchResult.CORRUPT:
+                if self.book.lied(peer, now):
+                    text = f"{fetch.peer} sent wrong bytes several times: it is asked only for what nobody else holds."
+                    self._emit(Fault(text))
+            case _:
+                self.book.has_failed(peer, now)
+
+    def check_stalls(self, now: float) -> None:
+        """Gives up on transfers that stand still."""
+        for fetch in self._fetches.values():
+            peer = self.book.peers.get(fetch.peer)
+            silent = now - fetch.moved_at
+            if fetch.cancelled or not fetch.missing or peer is None or silent < _STALL_S:
+                continue
+            piece_s = self._manifest.piece_bytes(first_set(fetch.missing)) / (peer.rate or _SLOWEST_RATE)
+            if silent > max(_STALL_S, _STALL_TIMES * piece_s) * 2.0**peer.failures:
+                self._cancel(fetch)
+                self.book.has_failed(peer, now)
+
+    # ------------------------------------------------------------------- plan
+
+    def plan(self, askable: int, now: float) -> None:
+        """Asks for as much of ``askable`` as may be in flight."""
+        flying = self.flying
+        while askable and flying < self._max_fetches:
+            wish = self.book.choose(askable, now, idle=not flying)
+            if wish is None:
+                break
+            self._fetch(wish.peer, wish.first, wish.end, now)
+            askable &= ~mask(wish.first, wish.end)
+            flying += 1
+        if flying < self._max_fetches and not askable & self.book.rarity.available:
+            self._ask_again(now)
+
+    def measure(self, now: float) -> None:
+        """Lets the meter run while anything is on its way."""
+        if self.flying:
+            self.meter.begin(now)
+        else:
+            self.meter.pause(now)
+
+    def _fetch(self, peer: str, first: int, end: int, now: float, *, doubled: bool = False) -> None:
+        fetch = Fetch(self._new_fetch_id(), peer, first, end, mask(first, end), now, now, doubled=doubled)
+        self._fetches[fetch.fetch_id] = fetch
+        self.book.peers[peer].fetches.add(fetch.fetch_id)
+        self._emit(FetchFromPeer(fetch.fetch_id, peer, first, end))
+
+    def _cancel(self, fetch: Fetch) -> None:
+        if not fetch.cancelled:
+            fetch.cancelled = True
+            self._emit(CancelFetch(fetch.fetch_id))
+            if (peer := self.book.peers.get(fetch.peer)) is not None:
+                peer.fetches.discard(fetch.fetch_id)
+
+    def _ask_again(self, now: float) -> None:
+        """Nothing is left to ask: a piece that is long overdue is asked from another holder as well."""
+        for fetch in self._fetches.values():
+            peer = self.book.peers.get(fetch.peer)
+            if fetch.cancelled or fetch.doubled or not fetch.missing or peer is None:
+                continue
+            piece = first_set(fetch.missing)
+            usual_s = self._manifest.piece_bytes(piece) / peer.rate if peer.rate > 0 else _STALL_S
+            if now - fetch.moved_at <= min(_STALL_S, _OVERDUE_TIMES * usual_s) + _OVERDUE_S:
+                continue
+            holder = self.book.holder(piece, [p for p in self.book.eligible(now) if p is not peer])
+            if holder is not None:
+                fetch.doubled = True
+                self._fetch(holder.name, piece, piece + 1, now, doubled=True)
+                return
