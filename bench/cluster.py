@@ -180,6 +180,7 @@ class Node:
         self.log = folder / "daemon.log"
         self._wrap = wrap or _here
         self._process: subprocess.Popen[bytes] | None = None
+        self._commands: list[Command] = []
         self.home.mkdir(parents=True, exist_ok=True)
         self.env = clean_environment() | {
             "HOME": str(folder),
@@ -244,7 +245,10 @@ class Node:
         return self.process.returncode if self._process is not None else 0
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL, for its commands that still run as well."""
+        for command in self._commands:
+            command.kill()
+        self._commands.clear()
         if self.running:
             self.process.kill()
             self.process.wait(_STOP_TIMEOUT_S)
@@ -265,13 +269,20 @@ class Node:
 
     def up_peers(self) -> list[str]:
         """Names of the nodes that it is linked to, without itself, sorted."""
+        return sorted(peer.name for peer in self._linked())
+
+    def addresses_in_use(self) -> list[str]:
+        """host:port of each node that it is linked to, as it reaches it now."""
+        return [peer.addresses[0] for peer in self._linked()]
+
+    def _linked(self) -> list[cluster_pb2.Peer]:
         try:
             with self.channel() as channel:
                 stub = cluster_pb2_grpc.ClusterServiceStub(channel)
                 peers = stub.ListPeers(cluster_pb2.ListPeersRequest(), timeout=5).peers
         except grpc.RpcError:
             return []
-        return sorted(peer.name for peer in peers if peer.state == cluster_pb2.PEER_STATE_UP)
+        return [peer for peer in peers if peer.state == cluster_pb2.PEER_STATE_UP]
 
     def command(self, *args: str) -> list[str]:
         """The words that run ``exo-dl ARGS`` as a user of this node."""
@@ -279,7 +290,9 @@ class Node:
 
     def launch(self, *args: str) -> Command:
         """Starts ``exo-dl ARGS``."""
-        return Command(self.command(*args), env=self.env, folder=self.folder)
+        command = Command(self.command(*args), env=self.env, folder=self.folder)
+        self._commands.append(command)
+        return command
 
     def json(self, *args: str, timeout_s: float = 120) -> list[dict[str, Any]]:
         """Runs ``exo-dl ARGS --json`` to its end and gives the documents that it printed."""

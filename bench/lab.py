@@ -23,7 +23,7 @@ HUB_URL = f"http://{HUB_ADDRESS}:{HUB_PORT}"
 
 # The log counts what nginx gave to the socket. Where a client cuts a response short, what is still in this buffer is
 # counted although no link carried it; with buffers that the kernel tunes that would be megabytes each time.
-_SEND_BUFFER_BYTES = 256 << 10
+_SEND_BUFFER_BYTES = 128 << 10
 
 _ORDER = """
 import sys, urllib.request

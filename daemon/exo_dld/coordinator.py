@@ -111,6 +111,8 @@ class Coordinator:
             wire.piece_set_from_pb(bits, self._manifest) for bits in (join.have, join.checking, join.want)
         )
         held = wire.held_leases_from_pb(list(join.leases), self._manifest)
+        if node in self._joined and not want:
+            self._feed(core.NodeLost(node))  # it failed: what it asked for is void
         self._joined.add(node)
         self._stuck_since = None
         self._feed(core.NodeJoined(node, have, checking, want, held, max(0.0, join.hub_bytes_per_s)))

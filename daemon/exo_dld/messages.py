@@ -9,7 +9,7 @@ from exo_dl.core.manifest import Manifest
 from exo_dl.core.succession import Claim
 from exo_dl.net import wire
 from exo_dl.rpc.v1 import swarm_pb2 as pb
-from exo_dld.nodestate import State
+from exo_dld.nodestate import NodeState, State
 from exo_dld.worker import Worker
 
 __all__ = [
@@ -93,15 +93,16 @@ def offer_message(spec: PullSpec, claim: Claim, age_s: float) -> pb.LinkMessage:
 
 
 def join_message(spec: PullSpec, claim: Claim, worker: Worker) -> pb.LinkMessage:
-    """Tells the coordinator what this node holds, reads from disk, wants and works on."""
+    """Tells the coordinator what this node holds, reads, wants and works on; one that failed wants nothing."""
     swarm = worker.swarm
+    wanted = 0 if worker.state is NodeState.FAILED else swarm.want
     return pb.LinkMessage(
         pull_join=pb.PullJoin(
             pull_id=spec.pull_id,
             epoch=claim.epoch,
             have=wire.piece_set(swarm.have),
             checking=wire.piece_set(worker.checking & ~swarm.have),
-            want=wire.piece_set(swarm.want),
+            want=wire.piece_set(wanted),
             leases=wire.held_leases_to_pb(swarm.held_leases()),
             hub_bytes_per_s=swarm.hub_bytes_per_s,
         )

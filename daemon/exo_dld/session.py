@@ -77,6 +77,8 @@ class Session:
         self._ports = Ports(
             to_coordinator=self._lease_action,
             rejoin=self._join,
+            ask_maps=self._ask_maps,
+            suspect=self._suspect,
             announce=self._announce,
             peer_address=cluster.address_of,
             signer=cluster.signer_for,
@@ -259,6 +261,9 @@ class Session:
             case "pull_join" | "lease_ask" | "lease_progress" | "lease_end":
                 if self.spec.wants(node):
                     self._chair.on_message(node, message, getattr(message, kind).epoch)
+            case "have_query" if message.have_query.epoch == 0:
+                if self._voice is not None and self.spec.wants(node):
+                    self._voice.asked_for_map(node)
             case "lease_grant" | "lease_cut" | "have_query":
                 if node == self._chair.claim.node and getattr(message, kind).epoch == self._chair.claim.epoch:
                     self._from_coordinator(kind, message)
@@ -266,6 +271,8 @@ class Session:
                 self._on_have(node, list(message.have_map.runs), is_map=True)
             case "have":
                 self._on_have(node, list(message.have.runs), is_map=False)
+            case "suspect":
+                self._on_suspect(node, list(message.suspect.runs))
             case "node_progress":
                 self._on_progress(node, message.node_progress)
             case "pull_end":
@@ -303,6 +310,18 @@ class Session:
         if pieces:
             worker.feed(core.PeerHas(node, pieces))
 
+    def _on_suspect(self, node: str, runs: list[pb.HaveRun]) -> None:
+        if self.worker is None or not self.spec.wants(node):
+            return
+        expected = self.worker.store.expected
+        same = 0
+        for first, digests in wire.runs_from_pb(runs, self.spec.manifest):
+            for index in range(len(digests) // wire.DIGEST_BYTES):
+                digest = digests[index * wire.DIGEST_BYTES : (index + 1) * wire.DIGEST_BYTES]
+                if expected(first + index) == digest:
+                    same |= 1 << (first + index)
+        self.worker.suspected(same)
+
     def _on_progress(self, node: str, word: pb.NodeProgress) -> None:
         if word.generation != self.spec.generation or not self.spec.wants(node):
             return
@@ -334,6 +353,14 @@ class Session:
     def _announce(self, pieces: int) -> None:
         if self._voice is not None:
             self._voice.announce(pieces)
+
+    def _ask_maps(self) -> None:
+        if self._voice is not None:
+            self._voice.ask_maps()
+
+    def _suspect(self, pieces: int) -> None:
+        if self._voice is not None:
+            self._voice.suspect(pieces)
 
     def _changed(self) -> None:
         if self._voice is not None:

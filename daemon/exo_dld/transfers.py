@@ -142,6 +142,12 @@ class Transfers:
         """A fetch shall end now."""
         self._pool.cancel(self._job_id(fetch_id))
 
+    def cancel_touching(self, pieces: int) -> None:
+        """The fetches of any of these pieces shall end now."""
+        for fetch_id, fetch in list(self._fetches.items()):
+            if any(pieces >> target.piece & 1 for target in fetch.targets):
+                self.cancel(fetch_id)
+
     def cancel_all(self) -> None:
         """All fetches shall end now."""
         for fetch_id in list(self._fetches):

@@ -20,6 +20,7 @@ __all__ = ["Voice"]
 _PROGRESS_S = 0.2
 # Rates fall also when nothing arrives: told at least this often.
 _IDLE_S = 1.0
+_MAP_EVERY_S = 1.0
 
 Send = Callable[[str, pb.LinkMessage], object]
 
@@ -59,6 +60,7 @@ class Voice:
         self._timer: asyncio.TimerHandle | None = None
         self._last_state: NodeState | None = None
         self._told: set[str] = set()
+        self._asked: dict[str, float] = {}
         self._closed = False
 
     def close(self) -> None:
@@ -69,11 +71,11 @@ class Voice:
 
     def join(self) -> None:
         """Tells the coordinator what this node holds and works on, and asks it for leases."""
-        if self._closed or self._worker.state is NodeState.FAILED:
+        if self._closed:
             return
         claim = self._claim()
         self._send(claim.node, messages.join_message(self._spec, claim, self._worker))
-        self._worker.feed(core.CoordinatorReady())
+        self._worker.feed(core.CoordinatorReady())  # asks for nothing where this node has failed
 
     def lease(self, action: core.AskLease | core.ReportLease | core.EndLease) -> None:
         """One of the swarm's words to the coordinator."""
@@ -95,9 +97,30 @@ class Voice:
         for message in messages.map_messages(self._spec, self._worker):
             self._send(node, message)
 
+    def ask_maps(self) -> None:
+        """Asks all peers to tell again what they hold."""
+        message = pb.LinkMessage(have_query=pb.HaveQuery(pull_id=self._spec.pull_id))
+        for node in self._participants():
+            self._send(node, message)
+
+    def suspect(self, pieces: int) -> None:
+        """Tells all that take part that these pieces, as held here, do not make the hub's file."""
+        for runs in wire.have_runs(pieces, self._worker.store.expected):
+            message = pb.LinkMessage(suspect=pb.Suspect(pull_id=self._spec.pull_id, runs=runs))
+            for node in self._participants():
+                self._send(node, message)
+
+    def asked_for_map(self, node: str) -> None:
+        """A peer wants to hear again what this node holds: told at most once a second, as a map can be large."""
+        now = self._loop.time()
+        if now - self._asked.get(node, float("-inf")) >= _MAP_EVERY_S:
+            self._asked[node] = now
+            self.tell_map(node, again=True)
+
     def forget(self, node: str) -> None:
         """The link to ``node`` is gone: it is told everything again when it is back."""
         self._told.discard(node)
+        self._asked.pop(node, None)
 
     def changed(self) -> None:
         """Something of this node changed: tells the others soon, or at once when its state did."""

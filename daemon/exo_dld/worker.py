@@ -15,6 +15,7 @@ from pathlib import Path
 
 from exo_dl.core import swarm as core
 from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import mask
 from exo_dl.errors import ExoDlError, IntegrityError, StorageError
 from exo_dl.hubs.base import Hub
 from exo_dl.net.fetch import FetchPool
@@ -35,7 +36,7 @@ from exo_dld.transfers import Transfers
 
 __all__ = ["Ports", "Worker"]
 
-_MAX_CORRUPT = 2
+_MAX_CORRUPT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Ports:
     Attributes:
         to_coordinator: sends one of the swarm's lease actions to whoever coordinates.
         rejoin: tells the coordinator again what this node holds.
+        ask_maps: asks all peers of the pull to tell again what they hold.
+        suspect: tells all peers that these pieces, as held here, do not make the hub's file.
         announce: tells all peers of the pull of newly verified pieces.
         peer_address: host and piece port of a peer; None while it is not linked.
         signer: makes the tickets for a peer.
@@ -54,6 +57,8 @@ class Ports:
 
     to_coordinator: Callable[[core.AskLease | core.ReportLease | core.EndLease], None]
     rejoin: Callable[[], None]
+    ask_maps: Callable[[], None]
+    suspect: Callable[[int], None]
     announce: Callable[[int], None]
     peer_address: Callable[[str], tuple[str, int] | None]
     signer: Callable[[str], TicketSigner]
@@ -267,17 +272,35 @@ class Worker:
     def _on_corrupt(self, index: int, pieces: int) -> None:
         blob = self._manifest.blobs[index]
         self._corrupt[index] = self._corrupt.get(index, 0) + 1
+        self._ports.suspect(pieces)
+        self._drop(pieces)
         if self._corrupt[index] >= _MAX_CORRUPT:
             text = f"{blob.paths[0]} was read {_MAX_CORRUPT} times and never had the digest that the hub names for it."
             self._fail(IntegrityError(text, hint="The hub's copy may be damaged: try later, or another revision."))
             return
         self._ports.fault(f"{blob.paths[0]} does not have the digest that the hub names for it: it is read again.")
+
+    def suspected(self, pieces: int) -> None:
+        """A peer found that these pieces, which this node holds with the same digests, do not make the hub's file."""
+        for index in list(self._unpublished):
+            whole = self._blob_pieces(index) if index >= 0 else 0
+            # Where all of a file is here its own digest decides in a moment.
+            if pieces & whole and whole & ~self._swarm.have:
+                self._drop(pieces & whole)
+
+    def _blob_pieces(self, index: int) -> int:
+        blob = self._manifest.blobs[index]
+        return mask(blob.first_piece, blob.end_piece)
+
+    def _drop(self, pieces: int) -> None:
+        """These pieces are to be read again; what was known of their digests is not believed any more."""
+        self._transfers.cancel_touching(pieces)
         self.store.forget(pieces)
-        self._unpublished.add(index)
         self._complete = False
         self._set_state(NodeState.PULLING)
         self.feed(core.PieceBad(pieces))
         self._ports.rejoin()
+        self._ports.ask_maps()
 
     def _fetch_ended(self, result: core.FetchResult, detail: str) -> None:
         if result is core.FetchResult.NO_ROOM:
@@ -346,6 +369,7 @@ class Worker:
             end = core.EndLease(lease.lease_id, lease.position, core.LeaseResult.NO_ROOM, 0.0, str(error))
             self._ports.to_coordinator(end)
         self.stop(NodeState.FAILED, error)
+        self._ports.rejoin()  # what it holds still counts, but it is given no more leases
 
     def _set_state(self, state: NodeState) -> None:
         if self.state is not state:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from exo_dl.core.lease_types import LeaseEnded, LeaseResult, NodeJoined
@@ -11,6 +12,8 @@ __all__ = ["DEFAULT_RATE", "Ask", "Node", "NodeBook"]
 DEFAULT_RATE = 4e6  # bytes/s of a connection while none was measured: only the ratio between nodes counts
 _CAUTIOUS_RATE = 256e3
 _IDLE_S = 5.0
+_SUMS_HOLD_S = 0.1
+_FEW = 64
 _UNREACHABLE_S = 5.0
 _UNREACHABLE_MAX_S = 60.0
 _STALLED_S = 2.0
@@ -58,6 +61,7 @@ class NodeBook:
         held: pieces that at least one node holds, as far as is known here.
         needed: pieces that at least one node wants.
         checking: pieces that some node may be about to find on its disks.
+        next_pieces: where nodes' regions ended, and for how many of them.
     """
 
     def __init__(self, shared_hub_bytes_per_s: float | None) -> None:
@@ -66,6 +70,10 @@ class NodeBook:
         self.held = 0
         self.needed = 0
         self.checking = 0
+        self.next_pieces: Counter[int] = Counter()
+        self._sums_at: float | None = None
+        self._total = 0.0
+        self._mean_rate = 0.0
 
     def joined(self, event: NodeJoined, every: int, now: float) -> bool:
         """Takes a node in, or what it tells anew. Returns whether it was known."""
@@ -78,12 +86,20 @@ class NodeBook:
         node.checking = event.checking & every & ~node.have
         if event.hub_bytes_per_s > 0:
             node.guess = event.hub_bytes_per_s
-        self._unite()
+        self._sums_at = None
+        if known:
+            self._unite()
+        else:
+            self.held |= node.have
+            self.needed |= node.want
+            self.checking |= node.checking
         return known
 
     def lost(self, name: str) -> int:
         """Removes a node. Returns the pieces that only it held."""
+        self.go_on(name, -1)
         node = self.nodes.pop(name)
+        self._sums_at = None
         self._unite()
         return node.have & ~self.held
 
@@ -91,6 +107,17 @@ class NodeBook:
         """A node holds these pieces too."""
         self.nodes[name].have |= pieces
         self.held |= pieces
+
+    def go_on(self, name: str, piece: int) -> None:
+        """The node's region ended at ``piece``: its next lease is to begin there. Below 0: nowhere."""
+        node = self.nodes[name]
+        if node.next_piece >= 0:
+            self.next_pieces[node.next_piece] -= 1
+            if not self.next_pieces[node.next_piece]:
+                del self.next_pieces[node.next_piece]
+        node.next_piece = piece
+        if piece >= 0:
+            self.next_pieces[piece] += 1
 
     def _unite(self) -> None:
         self.held = self.needed = self.checking = 0
@@ -103,12 +130,16 @@ class NodeBook:
 
     def asked(self, name: str, slot: int, rate: float) -> None:
         """A connection is idle, and read at ``rate`` lately (0: unknown)."""
-        self.nodes[name].asked = True
+        if not self.nodes[name].asked:
+            self.nodes[name].asked = True
+            self._sums_changed()
         self.measured(name, slot, rate)
 
     def measured(self, name: str, slot: int, rate: float) -> None:
         """A connection reads at ``rate``."""
         if rate > 0 and slot >= 0:
+            if slot not in self.nodes[name].rates:
+                self._sums_changed()
             self.nodes[name].rates[slot] = rate
 
     def known_rate(self, name: str, slot: int) -> float:
@@ -116,32 +147,42 @@ class NodeBook:
         node = self.nodes[name]
         return node.rates.get(slot, 0.0) or node.guess
 
-    def slot_rate(self, name: str, slot: int) -> float:
+    def slot_rate(self, name: str, slot: int, now: float) -> float:
         """The connection's rate, or the mean of those that are known."""
-        return self.known_rate(name, slot) or self._mean()
+        return self.known_rate(name, slot) or self._sums(now)[1]
 
     def cautious_rate(self, name: str, slot: int) -> float:
         """A rate that the connection reaches in all likelihood: to tell a slow one from one that stands still."""
         known = self.known_rate(name, slot)
         if known > 0:
             return known
-        rates = [n.rate for n in self.nodes.values() if n.rate > 0]
-        return max(_CAUTIOUS_RATE, sum(rates) / len(rates) / 8) if rates else _CAUTIOUS_RATE
+        return max(_CAUTIOUS_RATE, self._known_mean() / 8)
 
     def total_rate(self, now: float) -> float:
         """All nodes that read from the hub, or may be about to, bytes/s; above 0."""
-        mean = self._mean()
-        total = 0.0
-        for node in self.nodes.values():
-            if node.wait_until <= now and (node.asked or now - node.joined_at < _IDLE_S):
-                total += node.rate or mean
-        return total or mean
+        return self._sums(now)[0]
 
-    def _mean(self) -> float:
-        rates = [n.rate for n in self.nodes.values() if n.rate > 0]
-        if rates:
-            return sum(rates) / len(rates)
-        return self._shared / max(1, len(self.nodes)) if self._shared else DEFAULT_RATE
+    def _sums(self, now: float) -> tuple[float, float]:
+        """Total and mean rate, from at most a moment ago: with many nodes there are many asks in a moment."""
+        if self._sums_at is None or not self._sums_at <= now < self._sums_at + _SUMS_HOLD_S:
+            self._sums_at = now
+            mean = self._known_mean()
+            if not mean:
+                mean = self._shared / max(1, len(self.nodes)) if self._shared else DEFAULT_RATE
+            self._mean_rate = mean
+            readers = (n for n in self.nodes.values() if n.wait_until <= now)
+            total = sum(n.rate or mean for n in readers if n.asked or now - n.joined_at < _IDLE_S)
+            self._total = total or mean
+        return self._total, self._mean_rate
+
+    def _sums_changed(self) -> None:
+        # One node among many changes little until the sums are taken again anyway.
+        if len(self.nodes) <= _FEW:
+            self._sums_at = None
+
+    def _known_mean(self) -> float:
+        rates = [rate for n in self.nodes.values() if (rate := n.rate) > 0]
+        return sum(rates) / len(rates) if rates else 0.0
 
     # ---------------------------------------------------------------- waiting
 
@@ -163,6 +204,8 @@ class NodeBook:
         node = self.nodes.get(event.node)
         if node is None:
             return ""
+        if event.result is not LeaseResult.DONE:
+            self._sums_at = None
         retry_s = min(max(0.0, event.retry_after_s), 3600.0)
         match event.result:
             case LeaseResult.HUB_UNREACHABLE | LeaseResult.HUB_REFUSED:

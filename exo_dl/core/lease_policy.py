@@ -7,6 +7,7 @@ file costs a round trip whatever its size.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Container
 from dataclasses import dataclass
 
 from exo_dl.core.manifest import Manifest
@@ -98,7 +99,7 @@ class CostMap:
 
 
 def choose_run(
-    free: int, costs: CostMap, *, aim: float, continue_at: int, reserved: set[int], least: float
+    free: int, costs: CostMap, *, aim: float, continue_at: int, reserved: Container[int], least: float
 ) -> tuple[int, int]:
     """A run of free pieces that costs about ``aim``.
 

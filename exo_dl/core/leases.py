@@ -19,7 +19,7 @@ import random
 from collections.abc import Collection
 
 from exo_dl.core.lease_ledger import LeaseLedger
-from exo_dl.core.lease_nodes import DEFAULT_RATE, Ask, NodeBook
+from exo_dl.core.lease_nodes import Ask, NodeBook
 from exo_dl.core.lease_policy import CostMap, Lease, choose_run, choose_split
 from exo_dl.core.lease_types import (
     Cut,
@@ -243,7 +243,7 @@ class LeaseTable:
             slot = lease.slot
             self._moved(lease, event.position, 0.0, now)
             if lease.position < lease.end and not lease.duplicate:
-                self._book.nodes[lease.node].next_piece = lease.position
+                self._book.go_on(lease.node, lease.position)
             if lease in self._leases:
                 self._leases.drop(lease)
         fault = self._book.ended(event, slot, now)
@@ -296,7 +296,7 @@ class LeaseTable:
         assert self._quiet_until is not None  # noqa: S101 - set by handle()
         if not self._parked or (self._expected and now < self._quiet_until):
             return
-        for ask in sorted(self._parked.values(), key=lambda a: -self._book.slot_rate(a.node, a.slot)):
+        for ask in sorted(self._parked.values(), key=lambda a: -self._book.slot_rate(a.node, a.slot, now)):
             if self._book.banned(ask.node, ask.slot, now):
                 continue
             if not self._grant_free(ask, now) and not self._grant_tail(ask, now) and not self._grant_twice(ask, now):
@@ -309,7 +309,7 @@ class LeaseTable:
             return False
         node = self._book.nodes[ask.node]
         mine = free & node.want or free
-        rate = self._book.slot_rate(ask.node, ask.slot)
+        rate = self._book.slot_rate(ask.node, ask.slot, now)
         left_s = self._costs.of(free | self._leases.leased) / self._book.total_rate(now)
         fair = rate * left_s
         if self._book.known_rate(ask.node, ask.slot) > 0:
@@ -318,9 +318,13 @@ class LeaseTable:
         else:
             least = 0.0
             aim = min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
-        reserved = {n.next_piece for n in self._book.nodes.values() if n is not node}
         first, end = choose_run(
-            mine, self._costs, aim=aim, continue_at=node.next_piece, reserved=reserved, least=min(least, fair) / 2
+            mine,
+            self._costs,
+            aim=aim,
+            continue_at=node.next_piece,
+            reserved=self._book.next_pieces,
+            least=min(least, fair) / 2,
         )
         piece_s = self._costs.run(first, first + 1) / rate
         if piece_s > max(left_s, _START_S) and any(x.rate > rate for x in self._leases):
@@ -330,11 +334,11 @@ class LeaseTable:
         return True
 
     def _grant_tail(self, ask: Ask, now: float) -> bool:
-        thief_rate = self._book.slot_rate(ask.node, ask.slot)
+        thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
         victim = max(self._victims(), key=lambda x: self._eta(x, now), default=None)
         if victim is None:
             return False
-        rate = self._rate(victim)
+        rate = self._rate(victim, now)
         ahead = rate * (now - victim.moved_at)
         position = min(self._costs.at(victim.position) + ahead, self._costs.at(victim.end))
         floor = max(victim.position + 1, self._costs.round_up(position + rate * _MARGIN_S))
@@ -355,7 +359,7 @@ class LeaseTable:
         return True
 
     def _grant_twice(self, ask: Ask, now: float) -> bool:
-        thief_rate = self._book.slot_rate(ask.node, ask.slot)
+        thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
         allowed = max(self._costs.of(self._book.needed) * _DUPLICATE_PART - self._duplicate_cost, 0.0)
         for owner in sorted(self._victims(), key=lambda x: -self._eta(x, now))[:4]:
             if owner.duplicate or owner.node == ask.node or self._leases.doubled(owner):
@@ -372,11 +376,11 @@ class LeaseTable:
     def _victims(self) -> list[Lease]:
         return [x for x in self._leases if x.end > x.position and not x.duplicate]
 
-    def _rate(self, lease: Lease) -> float:
-        return lease.rate or self._book.slot_rate(lease.node, lease.slot) or DEFAULT_RATE
+    def _rate(self, lease: Lease, now: float) -> float:
+        return lease.rate or self._book.slot_rate(lease.node, lease.slot, now)
 
     def _eta(self, lease: Lease, now: float) -> float:
-        rest_s = self._costs.run(lease.position, lease.end) / self._rate(lease)
+        rest_s = self._costs.run(lease.position, lease.end) / self._rate(lease, now)
         return max(rest_s - (now - lease.moved_at), rest_s / (lease.end - lease.position) / 4)
 
     def _grant(self, ask: Ask, first: int, end: int, now: float, *, duplicate: bool) -> None:
@@ -385,6 +389,6 @@ class LeaseTable:
         rate = self._book.known_rate(ask.node, ask.slot)
         self._leases.add(Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate))
         if not duplicate:
-            self._book.nodes[ask.node].next_piece = end
+            self._book.go_on(ask.node, end)
         self._parked.pop((ask.node, ask.slot), None)
         self._actions.append(Grant(ask.node, ask.slot, lease_id, first, end))

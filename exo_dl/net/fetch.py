@@ -34,7 +34,8 @@ _log = logging.getLogger(__name__)
 _CLOSE_S = 3.0
 _STATUS_RESULTS = {
     404: FetchResult.MISSING,
-    409: FetchResult.MISSING,
+    # It announced the piece: it holds it back while the digest of the whole file is in doubt, and is asked again.
+    409: FetchResult.BUSY,
     416: FetchResult.MISSING,
     429: FetchResult.BUSY,
     503: FetchResult.BUSY,

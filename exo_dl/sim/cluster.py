@@ -103,6 +103,7 @@ class Cluster:
         self._flow_ids = itertools.count(1)
         self._owners: dict[int, tuple[SimNode, Transfer]] = {}
         self._links: dict[frozenset[str], _Link] = {}
+        self._starts: dict[str, float] = {}
 
     # ----------------------------------------------------------------- setup
 
@@ -114,6 +115,8 @@ class Cluster:
     def add(self, node: SimNode, *, at: float = 0.0) -> None:
         """A node that starts at second ``at``; the first one added starts the pull."""
         self.nodes[node.name] = node
+        if at < 0.01:
+            self._starts[node.name] = at
         self.network.add_node(node.spec)
         if not self.initiator:
             self.initiator = node.name
@@ -159,6 +162,10 @@ class Cluster:
         return [
             n.name for n in self.nodes.values() if n.name != name and n.alive and not self._link(name, n.name).lost
         ]
+
+    def about_to_start(self) -> list[str]:
+        """Nodes that are there from the beginning, while it lasts."""
+        return [name for name, at in self._starts.items() if at >= self.now]
 
     def reachable(self, a: str, b: str) -> bool:
         """Whether bytes pass between two nodes now."""

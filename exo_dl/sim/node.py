@@ -47,6 +47,9 @@ class World(WireWorld, Protocol):
     def linked(self, name: str) -> list[str]:
         """Nodes that have a link with ``name``."""
 
+    def about_to_start(self) -> list[str]:
+        """Nodes that are there from the beginning."""
+
 
 class SimNode:
     """One node.
@@ -116,6 +119,8 @@ class SimNode:
             self._coordinate(claim)
         self.cluster.call_in(self.check_s, self._checked, self.life)
         self.feed(sw.HubReady(self.hub_ok))
+        if self.checking:
+            self.join_coordinator()
 
     def _checked(self, life: int) -> None:
         if life == self.life and self.alive:
@@ -273,7 +278,7 @@ class SimNode:
 
     def _coordinate(self, claim: Claim) -> None:
         rng = random.Random(f"{self.seed}/{claim.epoch}")  # noqa: S311 - a simulation
-        expected = {n for n in self.cluster.linked(self.name)} | {self.name}
+        expected = {*self.cluster.linked(self.name), *self.cluster.about_to_start(), self.name}
         self.table = LeaseTable(
             self.manifest,
             rng=rng,

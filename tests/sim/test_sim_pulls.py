@@ -1,0 +1,168 @@
+"""Whole pulls on simulated networks: how near to the least time they come, and that bytes are read once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from exo_dl.core.pieces import mask
+from exo_dl.sim.__main__ import main
+from exo_dl.sim.cluster import Cluster, Report
+from exo_dl.sim.network import NodeSpec
+from exo_dl.sim.node import SimNode
+from exo_dl.sim.scenarios import MBIT, build, model
+
+
+def pull(scenario: str, nodes: int, size_mib: int, *, seed: int = 1, small_files: int = 8) -> Report:
+    cluster = build(
+        scenario, nodes=nodes, seed=seed, size_bytes=size_mib << 20, files=4, small_files=small_files, quantum_s=0.005
+    )
+    return cluster.run(until_s=10_000)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "nodes", "size_mib"),
+    [
+        ("lab", 2, 512),
+        ("lab", 4, 512),
+        ("home", 4, 512),
+        ("mixed", 4, 1024),
+        ("thin", 8, 768),
+        ("uneven", 5, 1024),
+        ("lab", 1, 256),
+    ],
+)
+def test_a_pull_is_near_the_least_time_and_reads_each_byte_once(scenario: str, nodes: int, size_mib: int) -> None:
+    report = pull(scenario, nodes, size_mib)
+    assert report.complete
+    assert report.ratio <= 1.03
+    assert report.hub_ratio <= 1.01
+
+
+@pytest.mark.parametrize(("scenario", "nodes", "size_mib", "limit"), [("equal-lan", 4, 512, 1.05)])
+def test_where_the_lan_is_the_bottleneck_it_is_kept_full(
+    scenario: str, nodes: int, size_mib: int, limit: float
+) -> None:
+    report = pull(scenario, nodes, size_mib)
+    assert report.ratio_once <= limit
+    assert report.hub_ratio <= 1.01
+
+
+def test_a_node_on_a_slow_lan_reads_from_the_hub_what_peers_would_bring_later() -> None:
+    report = pull("slow-lan", 4, 4096)
+    assert report.complete
+    assert report.ratio <= 1.2
+    assert report.seconds < 0.3 * report.bound_once_s
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    assert dataclasses.asdict(pull("mixed", 4, 128, seed=5)) == dataclasses.asdict(pull("mixed", 4, 128, seed=5))
+
+
+def test_hundreds_of_small_files_are_read_once_and_side_by_side() -> None:
+    report = pull("lab", 4, 1, small_files=300)
+    assert report.complete
+    assert report.hub_ratio <= 1.01
+    assert report.hub_requests <= 320
+    # Each request costs a round trip of 30 ms: 300 of them one after another would take 9 s.
+    assert report.ratio < 1.3
+
+
+def lab(count: int, size_mib: int = 96, **options: object) -> tuple[Cluster, list[SimNode]]:
+    manifest = model(size_bytes=size_mib << 20, files=2, small_files=3)
+    cluster = Cluster(manifest, quantum_s=0.005)
+    nodes = []
+    for index in range(count):
+        spec = NodeSpec(f"n{index}", 100 * MBIT, 1000 * MBIT, 1000 * MBIT)
+        nodes.append(SimNode(cluster, spec, manifest, want=mask(0, manifest.piece_count), **options))  # type: ignore[arg-type]
+    return cluster, nodes
+
+
+def test_what_one_node_holds_is_not_read_from_the_hub() -> None:
+    cluster, nodes = lab(3)
+    nodes[2].disk = nodes[2].initially = mask(0, cluster.manifest.piece_count)
+    nodes[2].check_s = 1.5
+    for node in nodes:
+        cluster.add(node)
+    report = cluster.run(until_s=100)
+    assert report.complete
+    assert report.hub_requests == 0
+
+
+def test_a_node_without_the_hub_ends_with_everything() -> None:
+    cluster, nodes = lab(3)
+    nodes[0].hub_ok = False
+    for node in nodes:
+        cluster.add(node)
+    report = cluster.run(until_s=100)
+    assert report.complete
+    assert nodes[0].count.hub_requests == 0
+    assert report.ratio <= 1.1
+
+
+def test_a_node_that_joins_in_the_middle_takes_part() -> None:
+    cluster, nodes = lab(3)
+    cluster.add(nodes[0])
+    cluster.add(nodes[1])
+    cluster.add(nodes[2], at=1.0)
+    report = cluster.run(until_s=100)
+    assert report.complete
+    assert nodes[2].count.hub_bytes > 5e6
+    assert report.hub_ratio <= 1.02
+
+
+@pytest.mark.parametrize("at", [0.4, 1.5, 2.2])
+def test_when_the_coordinator_dies_the_next_goes_on(at: float) -> None:
+    cluster, nodes = lab(4)
+    for node in nodes:
+        cluster.add(node)
+    cluster.call_at(at, cluster.kill, "n0")
+    report = cluster.run(until_s=100, settle_s=5.0)
+    assert report.complete
+    lost = nodes[0].count.hub_bytes
+    assert report.hub_bytes <= cluster.manifest.total_bytes * 1.02 + lost + 4e6
+    assert sum(n.table is not None for n in nodes) == 1
+    assert report.seconds < 8
+
+
+def test_the_coordinator_dies_twice_in_a_row() -> None:
+    cluster, nodes = lab(5)
+    for node in nodes:
+        cluster.add(node)
+    cluster.call_at(0.8, cluster.kill, "n0")
+
+    def kill_next() -> None:
+        for node in nodes:
+            if node.alive and node.table is not None:
+                cluster.kill(node.name)
+
+    cluster.call_at(1.6, kill_next)
+    report = cluster.run(until_s=100)
+    assert report.complete
+    assert sum(n.alive for n in nodes) == 3
+
+
+def test_work_moves_when_a_rate_falls_tenfold() -> None:
+    cluster, nodes = lab(3, size_mib=256)
+    for node in nodes:
+        cluster.add(node)
+    cluster.call_at(2.0, cluster.network.scale_link, ("hub", "n1"), 0.1)
+    report = cluster.run(until_s=200)
+    # 2 s at three links, the rest at 2.1 of them.
+    rest = cluster.manifest.total_bytes - 2.0 * 3 * 100 * MBIT
+    assert report.seconds <= 1.12 * (2.0 + rest / (2.1 * 100 * MBIT))
+    assert report.hub_ratio <= 1.02
+
+
+def test_the_command_prints_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--nodes", "3", "--size-mib", "24", "--json", "--faults", "1", "--seed", "3"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["complete"] is True
+    assert figures["ratio"] >= 1.0
+
+
+def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--nodes", "2", "--size-mib", "8", "--scenario", "home"]) == 0
+    assert "ratio" in capsys.readouterr().out

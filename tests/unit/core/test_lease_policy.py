@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exo_dl.core.lease_policy import BLOB_OVERHEAD_BYTES, CostMap, choose_run, choose_split
+from exo_dl.core.pieces import mask
+from exo_dl.sim.scenarios import model
+
+MIB = 1 << 20
+
+
+def test_small_files_cost_more_than_their_bytes() -> None:
+    manifest = model(size_bytes=0, files=0, small_files=100)
+    costs = CostMap(manifest)
+    assert costs.total == manifest.total_bytes + 100 * BLOB_OVERHEAD_BYTES
+    assert costs.run(0, manifest.piece_count) == costs.total
+
+
+@given(st.integers(0, 40), st.integers(1, 60), st.integers(1, 3), st.integers(0), st.floats(0, 1))
+def test_costs_are_consistent(small: int, size: int, files: int, bits: int, where: float) -> None:
+    manifest = model(size_bytes=size * MIB, files=files, small_files=small)
+    costs = CostMap(manifest)
+    positions = [costs.at(p) for p in range(manifest.piece_count + 1)]
+    assert positions == sorted(positions)
+    assert positions[-1] == costs.total
+    piece = costs.round_up(where * costs.total)
+    assert costs.at(piece) >= where * costs.total * (1 - 1e-9)
+    exact = sum(costs.run(p, p + 1) for p in range(manifest.piece_count) if bits >> p & 1)
+    assert costs.of(bits & mask(0, manifest.piece_count)) <= 2 * exact + BLOB_OVERHEAD_BYTES * files
+
+
+@given(st.integers(1, (1 << 60) - 1), st.floats(1, 1e9), st.integers(-1, 60), st.sets(st.integers(0, 60)))
+def test_a_run_is_free_and_not_empty(free: int, aim: float, at: int, reserved: set[int]) -> None:
+    costs = CostMap(model(size_bytes=60 * MIB, files=1))
+    first, end = choose_run(free, costs, aim=aim, continue_at=at, reserved=reserved, least=0.0)
+    assert first < end
+    assert mask(first, end) & ~free == 0
+
+
+def test_two_of_the_same_rate_halve_what_is_left() -> None:
+    costs = CostMap(model(size_bytes=100 * MIB, files=1))
+    cut, saved = choose_split(
+        costs, position=costs.at(20), floor=21, end=100, victim_rate=1e6, thief_rate=1e6, start_s=0.0
+    )
+    assert cut == 60
+    assert saved == pytest.approx(40 * MIB / 1e6, rel=0.01)
+
+
+def test_what_cannot_be_cut_is_left() -> None:
+    costs = CostMap(model(size_bytes=100 * MIB, files=1))
+    cut, saved = choose_split(
+        costs, position=costs.at(99), floor=100, end=100, victim_rate=1e6, thief_rate=1e9, start_s=0.1
+    )
+    assert (cut, saved) == (100, 0.0)

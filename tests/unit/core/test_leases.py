@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from exo_dl.core.leases import (
+    Cut,
+    Fault,
+    Grant,
+    HeldLease,
+    LeaseAction,
+    LeaseAsked,
+    LeaseEnded,
+    LeaseEvent,
+    LeaseProgressed,
+    LeaseResult,
+    LeaseTable,
+    NodeJoined,
+    NodeLost,
+    QueryHave,
+    Tick,
+)
+from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import mask
+from exo_dl.sim.scenarios import model
+
+MIB = 1 << 20
+
+
+class Bench:
+    """A table with a clock."""
+
+    def __init__(
+        self, *, size_mib: int = 256, epoch: int = 1, manifest: Manifest | None = None, **options: object
+    ) -> None:
+        self.manifest = manifest or model(size_bytes=size_mib * MIB, files=1)
+        self.every = mask(0, self.manifest.piece_count)
+        self.table = LeaseTable(self.manifest, rng=random.Random(1), epoch=epoch, **options)  # type: ignore[arg-type]
+        self.now = 0.0
+
+    def send(self, event: LeaseEvent, *, at: float | None = None) -> list[LeaseAction]:
+        self.now = self.now if at is None else at
+        return self.table.handle(event, self.now)
+
+    def join(self, node: str, *, rate: float = 0.0, have: int = 0, checking: int = 0) -> list[LeaseAction]:
+        return self.send(NodeJoined(node, have, checking, self.every, (), rate))
+
+    def ask(self, node: str, slot: int = 0, rate: float = 0.0) -> Grant:
+        (grant,) = [a for a in self.send(LeaseAsked(node, slot, rate)) if isinstance(a, Grant)]
+        return grant
+
+
+def test_shares_follow_rates() -> None:
+    bench = Bench(size_mib=1000)
+    bench.join("fast", rate=30e6)
+    bench.join("slow", rate=10e6)
+    fast, slow = bench.ask("fast", rate=30e6), bench.ask("slow", rate=10e6)
+    assert (fast.end - fast.first) / (slow.end - slow.first) == pytest.approx(3, rel=0.15)
+    assert mask(fast.first, fast.end) & mask(slow.first, slow.end) == 0
+
+
+def test_an_unmeasured_node_gets_a_small_lease_first() -> None:
+    bench = Bench(size_mib=1000)
+    bench.join("a")
+    grant = bench.ask("a")
+    assert 1 <= grant.end - grant.first <= 16
+
+
+def test_a_region_goes_on_where_it_ended() -> None:
+    bench = Bench()
+    for node in ("a", "b"):
+        bench.join(node, rate=10e6)
+    first, _ = bench.ask("a", rate=10e6), bench.ask("b", rate=10e6)
+    bench.send(LeaseEnded("a", first.lease_id, first.end, LeaseResult.DONE), at=5.0)
+    assert bench.ask("a", rate=10e6).first == first.end
+
+
+def test_the_tail_of_the_last_lease_is_taken_over_so_that_both_end_together() -> None:
+    bench = Bench(size_mib=200)
+    bench.join("a", rate=10e6)
+    slot = 0
+    while sum(v.end - v.first for v in bench.table.leases()) < bench.manifest.piece_count:
+        bench.ask("a", slot=slot, rate=10e6)
+        slot += 1
+    longest = max(bench.table.leases(), key=lambda x: x.end - x.first)
+    bench.join("b", rate=10e6)
+    actions = bench.send(LeaseAsked("b", 0, 10e6))
+    cut = next(a for a in actions if isinstance(a, Cut))
+    grant = next(a for a in actions if isinstance(a, Grant))
+    assert cut.lease_id == longest.lease_id
+    assert (grant.first, grant.end) == (cut.end, longest.end)
+    assert grant.end - grant.first == pytest.approx((longest.end - longest.first) / 2, abs=2)
+
+
+def test_what_a_lost_node_leased_is_free_at_once_and_what_it_read_is_asked_for() -> None:
+    bench = Bench(size_mib=64)
+    bench.join("a", rate=10e6)
+    bench.join("b", rate=10e6)
+    grant = bench.ask("a", rate=10e6)
+    bench.send(LeaseProgressed("a", grant.lease_id, grant.first + 3, 10e6))
+    actions = bench.send(NodeLost("a"))
+    assert actions == [QueryHave(("b",))]
+    assert not bench.table.leases()
+    taken = mask(0, 0)
+    for slot in range(20):
+        for action in bench.send(LeaseAsked("b", slot, 10e6)):
+            if isinstance(action, Grant):
+                taken |= mask(action.first, action.end)
+    # Nobody knows yet whether b has the three pieces from a.
+    assert taken & mask(grant.first, grant.first + 3) == 0
+    # b has one of them: the other two are leased again.
+    bench.send(NodeJoined("b", mask(grant.first, grant.first + 1), 0, bench.every, bench_leases(bench), 10e6))
+    bench.send(LeaseAsked("b", 99, 10e6))
+    again = mask(0, 0)
+    for view in bench.table.leases():
+        again |= mask(view.first, view.end)
+    assert again & mask(grant.first, grant.first + 3) == mask(grant.first + 1, grant.first + 3)
+
+
+def bench_leases(bench: Bench) -> tuple[HeldLease, ...]:
+    return tuple(HeldLease(v.lease_id, v.first, v.end, v.position) for v in bench.table.leases())
+
+
+def test_doubt_about_pieces_ends_after_two_seconds() -> None:
+    bench = Bench(size_mib=8)
+    bench.join("a", rate=10e6, have=bench.every)
+    bench.join("b", rate=10e6)
+    bench.send(NodeLost("a"))
+    assert bench.send(LeaseAsked("b", 0, 10e6)) == []
+    assert bench.table.next_deadline() is not None
+    assert any(isinstance(a, Grant) for a in bench.send(Tick(), at=2.5))
+
+
+def test_a_lease_that_stands_still_goes_to_others() -> None:
+    bench = Bench(size_mib=64)
+    bench.join("a", rate=10e6)
+    bench.join("b", rate=10e6)
+    grant = bench.ask("a", rate=10e6)
+    assert not bench.send(Tick(), at=2.0)
+    actions = bench.send(Tick(), at=4.0)
+    assert Cut("a", grant.lease_id, grant.first) in actions
+    assert any(isinstance(a, Fault) for a in actions)
+    assert bench.send(LeaseAsked("a", 0, 10e6)) == []
+    assert bench.ask("b", rate=10e6).first >= 0
+    assert any(isinstance(a, Grant) and a.node == "a" for a in bench.send(Tick(), at=30.0))
+
+
+@pytest.mark.parametrize("result", [LeaseResult.HUB_UNREACHABLE, LeaseResult.HUB_REFUSED, LeaseResult.NO_ROOM])
+def test_a_node_that_cannot_read_waits_and_others_go_on(result: LeaseResult) -> None:
+    bench = Bench(size_mib=64)
+    bench.join("a", rate=10e6)
+    bench.join("b", rate=10e6)
+    grant = bench.ask("a", rate=10e6)
+    actions = bench.send(LeaseEnded("a", grant.lease_id, grant.first, result))
+    assert any(isinstance(a, Fault) for a in actions)
+    assert bench.send(LeaseAsked("a", 0, 10e6)) == []
+    assert bench.ask("b", rate=10e6)
+    assert any(isinstance(a, Grant) and a.node == "a" for a in bench.send(Tick(), at=20.0))
+
+
+def test_pieces_that_a_node_is_checking_are_held_back() -> None:
+    bench = Bench(size_mib=16)
+    bench.join("a", rate=10e6)
+    bench.join("b", rate=10e6, checking=bench.every)
+    assert bench.send(LeaseAsked("a", 0, 10e6)) == []
+    actions = bench.send(NodeJoined("b", mask(0, 10), 0, bench.every, (), 10e6))
+    grant = next(a for a in actions if isinstance(a, Grant))
+    assert grant.first >= 10
+
+
+def test_nothing_is_leased_before_the_expected_nodes_have_joined() -> None:
+    bench = Bench(size_mib=16, expected=("a", "b"))
+    bench.join("a", rate=10e6)
+    assert bench.send(LeaseAsked("a", 0, 10e6)) == []
+    assert [a for a in bench.join("b", have=bench.every) if isinstance(a, Grant)] == []
+    assert bench.table.outstanding_bytes == 0
+
+
+def test_expected_nodes_are_not_waited_for_for_ever() -> None:
+    bench = Bench(size_mib=16, expected=("a", "b"), patience_s=1.0)
+    bench.join("a", rate=10e6)
+    bench.send(LeaseAsked("a", 0, 10e6))
+    assert any(isinstance(a, Grant) for a in bench.send(Tick(), at=1.1))
+
+
+def test_a_new_coordinator_adopts_leases_and_cuts_what_overlaps() -> None:
+    bench = Bench(size_mib=64, epoch=2)
+    bench.send(NodeJoined("a", mask(0, 5), 0, bench.every, (HeldLease(7, 0, 20, 5),), 10e6))
+    actions = bench.send(NodeJoined("b", 0, 0, bench.every, (HeldLease(8, 10, 30, 10), HeldLease(9, 30, 40, 30)), 10e6))
+    assert actions == [Cut("b", 8, 10)]
+    assert {view.lease_id for view in bench.table.leases()} == {7, 9}
+    assert bench.ask("b", slot=1, rate=10e6).lease_id >> 32 == 2
+
+
+def test_the_last_pieces_of_a_slow_node_are_doubled_up() -> None:
+    bench = Bench(size_mib=1)
+    bench.join("slow", rate=0.1e6)
+    bench.join("fast", rate=100e6)
+    slow = bench.ask("slow", rate=0.1e6)
+    actions = bench.send(LeaseAsked("fast", 0, 100e6))
+    (twice,) = [a for a in actions if isinstance(a, Grant)]
+    assert (twice.first, twice.end) == (slow.first, slow.end)
+    actions = bench.send(LeaseEnded("fast", twice.lease_id, twice.end, LeaseResult.DONE), at=0.2)
+    assert actions == [Cut("slow", slow.lease_id, slow.first)]
+
+
+def test_late_and_foreign_messages_change_nothing() -> None:
+    bench = Bench(size_mib=16)
+    bench.join("a", rate=10e6)
+    bench.join("b", rate=10e6)
+    grant = bench.ask("a", rate=10e6)
+    assert bench.send(LeaseProgressed("b", grant.lease_id, grant.end, 1e6)) == []
+    assert bench.send(LeaseProgressed("a", 12345, 3, 1e6)) == []
+    assert bench.send(LeaseAsked("nobody", 0, 1e6)) == []
+    assert bench.send(NodeLost("nobody")) == []
+    assert bench.send(LeaseAsked("a", 0, 1e6)) == []
+    (view,) = bench.table.leases()
+    assert view.position == view.first
+
+
+def test_an_empty_pull_needs_nothing() -> None:
+    bench = Bench(manifest=model(size_bytes=0, files=0))
+    bench.join("a")
+    assert bench.send(LeaseAsked("a", 0, 0.0)) == []
+    assert bench.table.outstanding_bytes == 0
+
+
+def test_hundreds_of_nodes_get_one_lease_each() -> None:
+    bench = Bench(size_mib=4096)
+    for index in range(300):
+        bench.join(f"n{index}", rate=1e6)
+    for index in range(300):
+        bench.send(LeaseAsked(f"n{index}", 0, 1e6))
+    views = bench.table.leases()
+    assert len(views) == 300
+    assert sum(v.end - v.first for v in views) <= bench.manifest.piece_count

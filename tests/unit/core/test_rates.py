@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+
+from exo_dl.core.rates import ConnectionController, RateMeter
+
+
+def test_a_steady_stream_is_measured() -> None:
+    meter = RateMeter()
+    meter.begin(0.0)
+    for step in range(1, 50):
+        meter.add(1000, step * 0.1)
+    assert meter.rate(4.9) == pytest.approx(10_000)
+    assert meter.total_bytes == 49_000
+
+
+def test_before_anything_came_the_guess_holds() -> None:
+    meter = RateMeter(guess=5.0)
+    assert meter.rate(0.0) == 5.0
+    assert not meter.measured
+    meter.begin(1.0)
+    assert meter.rate(2.0) == 5.0
+
+
+def test_idle_time_does_not_count() -> None:
+    meter = RateMeter()
+    meter.begin(0.0)
+    meter.add(1000, 1.0)
+    meter.pause(1.0)
+    assert meter.rate(1000.0) == pytest.approx(1000)
+    meter.begin(1000.0)
+    meter.add(1000, 1001.0)
+    assert meter.rate(1001.0) == pytest.approx(1000)
+
+
+def test_a_link_that_dries_up_is_seen_before_its_next_piece() -> None:
+    meter = RateMeter()
+    meter.begin(0.0)
+    for step in range(1, 40):
+        meter.add(1000, step * 0.1)
+    assert meter.rate(3.9 + 6.0) < 3000
+
+
+def test_after_a_tenfold_change_the_rate_follows_in_seconds() -> None:
+    meter = RateMeter()
+    meter.begin(0.0)
+    for step in range(1, 101):
+        meter.add(10_000, step * 0.1)
+    for step in range(1, 61):
+        meter.add(1000, 10.0 + step * 0.1)
+    assert meter.rate(16.0) < 25_000
+
+
+class Link:
+    """A hub whose rate depends on the number of connections, in pieces of 1 MB."""
+
+    def __init__(self, controller: ConnectionController, rates: list[float]) -> None:
+        self.controller = controller
+        self.rates = rates
+        self.total = self.arrivals = 0
+        self.now = self.owed = 0.0
+
+    def run(self, seconds: float, *, rest_s: float = 1000.0) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += 0.05
+            busy = self.controller.target
+            self.owed += self.rates[min(busy, len(self.rates) - 1)] * 0.05
+            while self.owed >= 1e6:
+                self.owed -= 1e6
+                self.total += 1_000_000
+                self.arrivals += 1
+                self.controller.observe(
+                    total_bytes=self.total, arrivals=self.arrivals, busy=busy, rest_s=rest_s, now=self.now
+                )
+
+
+def test_connections_rise_while_they_bring_more() -> None:
+    link = Link(ConnectionController(limit=6), [0, 30e6, 60e6, 90e6, 120e6, 121e6, 122e6])
+    link.run(20.0)
+    assert link.controller.target == 4
+
+
+def test_connections_stay_where_one_more_brings_nothing() -> None:
+    link = Link(ConnectionController(limit=6), [0, 50e6, 50e6, 50e6])
+    link.run(4.5)
+    seen = set()
+    for _ in range(40):
+        link.run(0.5)
+        seen.add(link.controller.target)
+    assert link.controller.target == 2
+    assert seen <= {2, 3}
+
+
+def test_no_trial_where_little_is_left() -> None:
+    link = Link(ConnectionController(limit=6), [0, 30e6, 60e6, 90e6, 120e6])
+    link.run(20.0, rest_s=1.0)
+    assert link.controller.target == 2
+
+
+def test_a_hub_that_says_wait_gets_fewer_connections_and_the_limit_holds() -> None:
+    controller = ConnectionController(limit=4)
+    controller.refused(0.0)
+    assert controller.target == 1
+    controller.refused(0.0)
+    assert controller.target == 1
+    controller.limit = 0
+    assert controller.target == 0

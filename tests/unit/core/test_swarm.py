@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import random
+from typing import TypeVar
+
+import pytest
+
+from exo_dl.core.pieces import mask
+from exo_dl.core.swarm import (
+    Announce,
+    AskLease,
+    CancelFetch,
+    Complete,
+    CoordinatorReady,
+    EndLease,
+    Fault,
+    FetchEnded,
+    FetchFromHub,
+    FetchFromPeer,
+    FetchResult,
+    Held,
+    HubReady,
+    LeaseGranted,
+    LeaseResult,
+    LeaseTrimmed,
+    PeerHas,
+    PeerLost,
+    PieceBad,
+    PiecesArrived,
+    ReportLease,
+    SlotLimit,
+    Swarm,
+    SwarmAction,
+    SwarmEvent,
+    Tick,
+    TrimFetch,
+)
+from exo_dl.sim.scenarios import model
+
+MIB = 1 << 20
+T = TypeVar("T")
+
+
+class Bench:
+    """One node with a clock."""
+
+    def __init__(self, *, size_mib: int = 32, files: int = 1, small_files: int = 0, **options: object) -> None:
+        self.manifest = model(size_bytes=size_mib * MIB, files=files, small_files=small_files)
+        self.every = mask(0, self.manifest.piece_count)
+        self.swarm = Swarm(self.manifest, node="me", want=self.every, rng=random.Random(1), **options)  # type: ignore[arg-type]
+        self.now = 0.0
+
+    def send(self, event: SwarmEvent, *, at: float | None = None) -> list[SwarmAction]:
+        self.now = self.now if at is None else at
+        return self.swarm.handle(event, self.now)
+
+    def hub(self) -> list[SwarmAction]:
+        self.send(HubReady(True))
+        return self.send(CoordinatorReady())
+
+    def arrive(self, fetch: FetchFromPeer | FetchFromHub, first: int, end: int, *, at: float) -> list[SwarmAction]:
+        bits = mask(first, end)
+        return self.send(PiecesArrived(fetch.fetch_id, bits, self.manifest.set_bytes(bits)), at=at)
+
+
+def only(kind: type[T], actions: list[SwarmAction]) -> T:
+    (found,) = [a for a in actions if isinstance(a, kind)]
+    return found
+
+
+def every(kind: type[T], actions: list[SwarmAction]) -> list[T]:
+    return [a for a in actions if isinstance(a, kind)]
+
+
+def test_leases_are_asked_for_only_with_a_hub_and_a_coordinator() -> None:
+    bench = Bench()
+    assert not bench.send(HubReady(True))
+    assert {a.slot for a in every(AskLease, bench.send(CoordinatorReady()))} == {0, 1}
+    assert not every(AskLease, bench.send(Tick(), at=1.0))
+    assert every(AskLease, bench.send(CoordinatorReady()))
+
+
+def test_a_lease_is_read_blob_by_blob_and_ends_once() -> None:
+    bench = Bench(size_mib=8, files=2)
+    bench.hub()
+    fetch = only(FetchFromHub, bench.send(LeaseGranted(1, 0, 2, 6)))
+    assert (fetch.first, fetch.end) == (2, 4)
+    actions = bench.arrive(fetch, 2, 4, at=1.0)
+    assert only(Announce, actions).pieces == mask(2, 4)
+    assert only(ReportLease, actions).position == 4
+    fetch = only(FetchFromHub, bench.send(FetchEnded(fetch.fetch_id, FetchResult.DONE)))
+    assert (fetch.first, fetch.end) == (4, 6)
+    bench.arrive(fetch, 4, 6, at=2.0)
+    actions = bench.send(FetchEnded(fetch.fetch_id, FetchResult.DONE))
+    assert only(EndLease, actions) == EndLease(1, 6, LeaseResult.DONE)
+    assert only(AskLease, actions).bytes_per_s == pytest.approx(2 * MIB, rel=0.2)
+    assert bench.swarm.bytes_from_hub == 4 * MIB
+    assert bench.swarm.bytes_from_peers == 0
+
+
+def test_a_cut_lease_is_trimmed_and_a_lease_taken_back_cancelled() -> None:
+    bench = Bench()
+    bench.hub()
+    fetch = only(FetchFromHub, bench.send(LeaseGranted(1, 0, 0, 20)))
+    assert only(TrimFetch, bench.send(LeaseTrimmed(1, 10))) == TrimFetch(fetch.fetch_id, 10)
+    assert bench.swarm.held_leases()[0].end == 10
+    assert only(CancelFetch, bench.send(LeaseTrimmed(1, 0))).fetch_id == fetch.fetch_id
+    actions = bench.send(FetchEnded(fetch.fetch_id, FetchResult.CANCELLED))
+    assert only(EndLease, actions).result is LeaseResult.RETURNED
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        (FetchResult.HUB_UNREACHABLE, LeaseResult.HUB_UNREACHABLE),
+        (FetchResult.HUB_BUSY, LeaseResult.HUB_BUSY),
+        (FetchResult.HUB_REFUSED, LeaseResult.HUB_REFUSED),
+        (FetchResult.NO_ROOM, LeaseResult.NO_ROOM),
+    ],
+)
+def test_trouble_at_the_hub_is_told_and_waited_out(result: FetchResult, told: LeaseResult) -> None:
+    bench = Bench()
+    bench.hub()
+    fetch = only(FetchFromHub, bench.send(LeaseGranted(1, 0, 0, 20)))
+    actions = bench.send(FetchEnded(fetch.fetch_id, result, 3.0, "why"))
+    ended = only(EndLease, actions)
+    assert ended.result is told
+    assert ended.detail == "why"
+    assert not every(AskLease, actions)
+    assert every(AskLease, bench.send(Tick(), at=40.0))
+
+
+def test_a_broken_connection_is_tried_again_before_the_lease_is_given_back() -> None:
+    bench = Bench()
+    bench.hub()
+    fetch = only(FetchFromHub, bench.send(LeaseGranted(1, 0, 0, 20)))
+    ended: list[EndLease] = []
+    for attempt in range(3):
+        ended = every(EndLease, bench.send(FetchEnded(fetch.fetch_id, FetchResult.FAILED)))
+        if attempt < 2:
+            assert not ended
+            fetch = only(FetchFromHub, bench.send(Tick(), at=bench.now + 2.0))
+    assert ended[0].result is LeaseResult.RETURNED
+
+
+def test_a_lease_for_a_busy_or_unknown_slot_is_given_back() -> None:
+    bench = Bench()
+    bench.hub()
+    bench.send(LeaseGranted(1, 0, 0, 10))
+    for lease in (LeaseGranted(2, 0, 10, 12), LeaseGranted(3, 99, 10, 12), LeaseGranted(4, 1, 30, 99)):
+        assert only(EndLease, bench.send(lease)).result is LeaseResult.RETURNED
+
+
+def test_a_peer_is_asked_for_two_runs_at_a_time() -> None:
+    bench = Bench()
+    wishes = every(FetchFromPeer, bench.send(PeerHas("p", bench.every)))
+    assert len(wishes) == 2
+    assert all(w.peer == "p" for w in wishes)
+    assert mask(wishes[0].first, wishes[0].end) & mask(wishes[1].first, wishes[1].end) == 0
+
+
+def test_the_rarest_are_asked_for_first() -> None:
+    bench = Bench(max_peer_fetches=1)
+    bench.send(Held(mask(2, 30)))
+    bench.send(PeerHas("a", 0))
+    for peer in ("a", "b", "c"):
+        actions = bench.send(PeerHas(peer, mask(0, 1) | mask(30, 31)))
+        for wish in every(FetchFromPeer, actions):
+            bench.send(FetchEnded(wish.fetch_id, FetchResult.BUSY, 1.0))
+    for peer in ("d", "e"):
+        for wish in every(FetchFromPeer, bench.send(PeerHas(peer, mask(1, 2)))):
+            bench.send(FetchEnded(wish.fetch_id, FetchResult.BUSY, 1.0))
+    wish = only(FetchFromPeer, bench.send(Tick(), at=5.0))
+    assert (wish.first, wish.end) == (1, 2)
+
+
+def test_busy_peers_are_left_alone_for_a_moment() -> None:
+    bench = Bench()
+    for wish in every(FetchFromPeer, bench.send(PeerHas("p", bench.every))):
+        assert not every(FetchFromPeer, bench.send(FetchEnded(wish.fetch_id, FetchResult.BUSY)))
+    deadline = bench.swarm.next_deadline()
+    assert deadline is not None
+    assert deadline <= 0.25
+    assert every(FetchFromPeer, bench.send(Tick(), at=1.0))
+
+
+def test_what_a_peer_does_not_have_after_all_is_forgotten() -> None:
+    bench = Bench(size_mib=1)
+    wish = only(FetchFromPeer, bench.send(PeerHas("p", bench.every)))
+    assert not bench.send(FetchEnded(wish.fetch_id, FetchResult.MISSING))
+    assert only(FetchFromPeer, bench.send(PeerHas("p", bench.every))).first == 0
+
+
+def test_a_peer_that_sends_wrong_bytes_is_asked_last() -> None:
+    bench = Bench(size_mib=2)
+    told: list[Fault] = []
+    bench.send(PeerHas("liar", bench.every))
+    for _ in range(6):
+        for fetch_id in range(1, 40):
+            told += every(Fault, bench.send(FetchEnded(fetch_id, FetchResult.CORRUPT)))
+        bench.send(Tick(), at=bench.now + 11.0)
+    assert len(told) == 1
+    bench.send(PeerHas("honest", bench.every), at=bench.now + 400.0)
+    wishes = every(FetchFromPeer, bench.send(Tick()))
+    assert all(w.peer == "honest" for w in wishes)
+
+
+def test_the_transfers_of_a_lost_peer_are_cancelled_and_asked_elsewhere() -> None:
+    bench = Bench(size_mib=2)
+    wishes = every(FetchFromPeer, bench.send(PeerHas("a", bench.every)))
+    bench.send(PeerHas("b", bench.every))
+    actions = bench.send(PeerLost("a"))
+    assert {c.fetch_id for c in every(CancelFetch, actions)} == {w.fetch_id for w in wishes}
+    assert {w.peer for w in every(FetchFromPeer, actions)} == {"b"}
+
+
+def test_an_overdue_piece_is_asked_twice_and_the_loser_cancelled() -> None:
+    bench = Bench(size_mib=1)
+    slow = only(FetchFromPeer, bench.send(PeerHas("a", bench.every)))
+    assert not every(FetchFromPeer, bench.send(PeerHas("b", bench.every)))
+    quick = only(FetchFromPeer, bench.send(Tick(), at=5.0))
+    assert quick.peer == "b" or slow.peer == "b"
+    actions = bench.arrive(quick, 0, 1, at=5.1)
+    assert only(CancelFetch, actions).fetch_id == slow.fetch_id
+    assert every(Complete, actions)
+    assert bench.swarm.bytes_from_peers == MIB
+
+
+def test_a_piece_of_the_own_lease_that_a_peer_holds_is_not_read_from_the_hub() -> None:
+    bench = Bench(size_mib=32)
+    bench.hub()
+    reading = only(FetchFromHub, bench.send(LeaseGranted(1, 0, 0, 32)))
+    bench.arrive(reading, 0, 1, at=0.5)
+    assert not every(FetchFromPeer, bench.send(PeerHas("p", mask(1, 2))))
+    fetch = only(FetchFromPeer, bench.send(PeerHas("p", mask(20, 21))))
+    actions = bench.arrive(fetch, 20, 21, at=0.6)
+    assert only(TrimFetch, actions).end == 20
+
+
+def test_complete_is_told_once_and_again_after_a_loss() -> None:
+    bench = Bench()
+    assert every(Complete, bench.send(Held(bench.every)))
+    assert not every(Complete, bench.send(Tick()))
+    assert not every(Complete, bench.send(PieceBad(mask(3, 4))))
+    assert bench.swarm.have == bench.every & ~mask(3, 4)
+    assert every(Complete, bench.send(Held(mask(3, 4))))
+
+
+def test_nothing_wanted_is_complete_at_once() -> None:
+    bench = Bench(size_mib=1)
+    swarm = Swarm(bench.manifest, node="me", want=0, rng=random.Random(1))
+    assert every(Complete, swarm.handle(Tick(), 0.0))
+
+
+def test_a_limit_gives_leases_back() -> None:
+    bench = Bench()
+    bench.hub()
+    fetch = only(FetchFromHub, bench.send(LeaseGranted(1, 0, 0, 20)))
+    assert only(TrimFetch, bench.send(SlotLimit(0))).end == 1
+    bench.arrive(fetch, 0, 1, at=1.0)
+    actions = bench.send(FetchEnded(fetch.fetch_id, FetchResult.DONE))
+    assert only(EndLease, actions) == EndLease(1, 1, LeaseResult.RETURNED)
+    assert not every(AskLease, actions)
+
+
+def test_left_alone_a_node_reads_from_the_hub_by_itself() -> None:
+    bench = Bench()
+    bench.send(HubReady(True))
+    fetches: list[FetchFromHub] = []
+    for step in range(1, 80):
+        fetches += every(FetchFromHub, bench.send(Tick(), at=step * 0.25))
+    assert fetches
+    assert all(f.lease_id < 0 for f in fetches)
+    actions = bench.arrive(fetches[0], fetches[0].first, fetches[0].end, at=21.0)
+    assert not every(ReportLease, actions)
+    assert not bench.swarm.held_leases()
