@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from exo_dl.core import leases as core
@@ -38,6 +38,7 @@ class Coordinator:
         pull_id: the pull.
         manifest: its files.
         epoch: of this coordinator.
+        expected: nodes that are about to join; nothing is leased before they told what they hold, or a second passed.
         send: puts a message on the way to a node, this one included.
         on_fault: one line for a person about something that went wrong and was dealt with.
         on_hopeless: the pull cannot end, and why: no live node holds what is missing and none can read it.
@@ -49,6 +50,7 @@ class Coordinator:
         pull_id: str,
         manifest: Manifest,
         epoch: int,
+        expected: Collection[str],
         send: Callable[[str, pb.LinkMessage], object],
         on_fault: Callable[[str], None],
         on_hopeless: Callable[[str], None],
@@ -60,7 +62,8 @@ class Coordinator:
         self._on_fault = on_fault
         self._on_hopeless = on_hopeless
         self._loop = asyncio.get_running_loop()
-        self._table = core.LeaseTable(manifest, rng=random.Random(f"{pull_id}/{epoch}"), epoch=epoch)  # noqa: S311
+        rng = random.Random(f"{pull_id}/{epoch}")  # noqa: S311
+        self._table = core.LeaseTable(manifest, rng=rng, epoch=epoch, expected=expected)
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: dict[str, _Refusal] = {}
         self._joined: set[str] = set()

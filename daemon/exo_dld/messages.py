@@ -133,8 +133,10 @@ def lease_message(pull_id: str, epoch: int, action: core.AskLease | core.ReportL
 def map_messages(spec: PullSpec, worker: Worker) -> list[pb.LinkMessage]:
     """Everything that this node holds; at least one message, so that a peer knows that this node takes part."""
     batches = list(wire.have_runs(worker.swarm.have, worker.store.digest)) or [[]]
+    readings = worker.readings.to_pb()
+    last = len(batches) - 1
     return [
-        pb.LinkMessage(have_map=pb.HaveMap(pull_id=spec.pull_id, runs=runs, last=index == len(batches) - 1))
+        pb.LinkMessage(have_map=pb.HaveMap(pull_id=spec.pull_id, runs=runs, last=index == last, readings=readings))
         for index, runs in enumerate(batches)
     ]
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 from exo_dl.core import swarm as core
 from exo_dl.core.succession import Claim
 from exo_dl.errors import CancelledPullError, ProtocolError, StorageError
-from exo_dl.net import wire
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dld import messages
 from exo_dld.chair import Chair
 from exo_dld.cluster import Cluster
 from exo_dld.coordinator import Coordinator
+from exo_dld.ears import Ears
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import NodeState, State
 from exo_dld.view import NodeView, PullView
@@ -68,7 +68,6 @@ class Session:
             after=self._after,
             taken=self._chair_taken,
         )
-        self._heard: set[str] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._closed = False
         self.view = PullView.of(spec, started=self._loop.time() - age_s)
@@ -88,6 +87,7 @@ class Session:
         self._make_worker = make_worker
         self.worker: Worker | None = None
         self._voice: Voice | None = None
+        self._ears: Ears | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -111,6 +111,9 @@ class Session:
             participants=self._participants,
             everyone=self._cluster.up,
             progressed=self._progressed,
+        )
+        self._ears = Ears(
+            self.spec.manifest, self.worker, self._voice, name_of=self._cluster.name_of, fault=self._fault
         )
         await self.worker.open()
         self._join()
@@ -196,9 +199,8 @@ class Session:
         """The link to ``node`` is gone; ``left``: it said goodbye."""
         if self._voice is not None:
             self._voice.forget(node)
-        self._heard.discard(node)
-        if self.worker is not None:
-            self.worker.feed(core.PeerLost(node))
+        if self._ears is not None:
+            self._ears.forget(node)
         if left and not self.spec.targets and self.running:
             self.view.leave(node, self._loop.time())
             self._after(0.0, self._check_end)
@@ -217,6 +219,7 @@ class Session:
             pull_id=self.spec.pull_id,
             manifest=self.spec.manifest,
             epoch=epoch,
+            expected=[n for n in (self._me, *self._cluster.up()) if self.spec.wants(n)],
             send=self._send,
             on_fault=self._fault,
             on_hopeless=lambda why: self.finish(State.FAILED, why),
@@ -261,18 +264,14 @@ class Session:
             case "pull_join" | "lease_ask" | "lease_progress" | "lease_end":
                 if self.spec.wants(node):
                     self._chair.on_message(node, message, getattr(message, kind).epoch)
+            case "have_map" | "have" | "suspect":
+                self._from_peer(node, message)
             case "have_query" if message.have_query.epoch == 0:
-                if self._voice is not None and self.spec.wants(node):
-                    self._voice.asked_for_map(node)
+                self._from_peer(node, message)
             case "lease_grant" | "lease_cut" | "have_query":
-                if node == self._chair.claim.node and getattr(message, kind).epoch == self._chair.claim.epoch:
-                    self._from_coordinator(kind, message)
-            case "have_map":
-                self._on_have(node, list(message.have_map.runs), is_map=True)
-            case "have":
-                self._on_have(node, list(message.have.runs), is_map=False)
-            case "suspect":
-                self._on_suspect(node, list(message.suspect.runs))
+                now = self._chair.claim
+                if self._ears is not None and node == now.node and getattr(message, kind).epoch == now.epoch:
+                    self._ears.from_coordinator(message)
             case "node_progress":
                 self._on_progress(node, message.node_progress)
             case "pull_end":
@@ -280,47 +279,9 @@ class Session:
             case _:
                 raise ProtocolError(f"Unexpected message {kind} for pull {self.spec.pull_id}.")
 
-    def _from_coordinator(self, kind: str, message: pb.LinkMessage) -> None:
-        if self.worker is None:
-            return
-        if kind == "lease_grant":
-            grant = message.lease_grant
-            wire.check_run(grant.first, grant.end, self.spec.manifest)
-            self.worker.feed(core.LeaseGranted(grant.lease_id, grant.slot, grant.first, grant.end))
-        elif kind == "lease_cut":
-            self.worker.feed(core.LeaseTrimmed(message.lease_cut.lease_id, message.lease_cut.end))
-        else:
-            self._join()
-
-    def _on_have(self, node: str, runs: list[pb.HaveRun], *, is_map: bool) -> None:
-        worker = self.worker
-        if worker is None or not self.spec.wants(node):
-            return
-        if node not in self._heard:
-            self._heard.add(node)
-            worker.feed(core.PeerJoined(node))
-            if is_map and self._voice is not None:
-                self._voice.tell_map(node, again=True)
-        pieces = 0
-        for first, digests in wire.runs_from_pb(runs, self.spec.manifest):
-            conflicts = worker.store.expect(first, digests)
-            if conflicts:
-                self._fault(f"{self._cluster.name_of(node)} names other digests for {conflicts.bit_count()} pieces.")
-            pieces |= wire.run_mask(first, digests) & ~conflicts
-        if pieces:
-            worker.feed(core.PeerHas(node, pieces))
-
-    def _on_suspect(self, node: str, runs: list[pb.HaveRun]) -> None:
-        if self.worker is None or not self.spec.wants(node):
-            return
-        expected = self.worker.store.expected
-        same = 0
-        for first, digests in wire.runs_from_pb(runs, self.spec.manifest):
-            for index in range(len(digests) // wire.DIGEST_BYTES):
-                digest = digests[index * wire.DIGEST_BYTES : (index + 1) * wire.DIGEST_BYTES]
-                if expected(first + index) == digest:
-                    same |= 1 << (first + index)
-        self.worker.suspected(same)
+    def _from_peer(self, node: str, message: pb.LinkMessage) -> None:
+        if self._ears is not None and self.spec.wants(node):
+            self._ears.from_peer(node, message)
 
     def _on_progress(self, node: str, word: pb.NodeProgress) -> None:
         if word.generation != self.spec.generation or not self.spec.wants(node):
@@ -358,9 +319,9 @@ class Session:
         if self._voice is not None:
             self._voice.ask_maps()
 
-    def _suspect(self, pieces: int) -> None:
+    def _suspect(self, blob: int, reading: int) -> None:
         if self._voice is not None:
-            self._voice.suspect(pieces)
+            self._voice.suspect(blob, reading)
 
     def _changed(self) -> None:
         if self._voice is not None:

@@ -29,9 +29,12 @@ class _Fetch:
         self._store = store
         self._done: set[int] = set()
         self.targets = targets
+        self.void = False
 
     def record(self, piece: int, digest: bytes) -> None:
-        """Called in the pool's thread: the piece is written."""
+        """Called in the pool's thread: the piece is written. KeyError where it is wanted no more."""
+        if self.void:
+            raise KeyError(piece)
         self._store.record(piece, digest)
         self._done.add(piece)
 
@@ -142,10 +145,11 @@ class Transfers:
         """A fetch shall end now."""
         self._pool.cancel(self._job_id(fetch_id))
 
-    def cancel_touching(self, pieces: int) -> None:
-        """The fetches of any of these pieces shall end now."""
+    def void(self, pieces: int) -> None:
+        """The fetches of any of these pieces shall end now, and nothing more of them is taken."""
         for fetch_id, fetch in list(self._fetches.items()):
             if any(pieces >> target.piece & 1 for target in fetch.targets):
+                fetch.void = True
                 self.cancel(fetch_id)
 
     def cancel_all(self) -> None:
@@ -208,7 +212,8 @@ class Transfers:
         for event in events:
             fetch_id = event.job_id & _FETCH_MASK
             match event:
-                case PieceDone(_, piece, _, size):
+                # What the store has dropped since is not told: the store and the machine must agree.
+                case PieceDone(_, piece, _, size) if self._store.digest(piece) is not None:
                     pieces, count = arrived.get(fetch_id, (0, 0))
                     arrived[fetch_id] = (pieces | 1 << piece, count + size)
                 case JobEnded():

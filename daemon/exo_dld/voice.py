@@ -85,7 +85,8 @@ class Voice:
     def announce(self, pieces: int) -> None:
         """Newly verified pieces, to all that take part."""
         for runs in wire.have_runs(pieces, self._worker.store.digest):
-            message = pb.LinkMessage(have=pb.Have(pull_id=self._spec.pull_id, runs=runs))
+            readings = self._worker.readings.to_pb()
+            message = pb.LinkMessage(have=pb.Have(pull_id=self._spec.pull_id, runs=runs, readings=readings))
             for node in self._participants():
                 self._send(node, message)
 
@@ -103,12 +104,11 @@ class Voice:
         for node in self._participants():
             self._send(node, message)
 
-    def suspect(self, pieces: int) -> None:
-        """Tells all that take part that these pieces, as held here, do not make the hub's file."""
-        for runs in wire.have_runs(pieces, self._worker.store.expected):
-            message = pb.LinkMessage(suspect=pb.Suspect(pull_id=self._spec.pull_id, runs=runs))
-            for node in self._participants():
-                self._send(node, message)
+    def suspect(self, blob: int, reading: int) -> None:
+        """Tells all that take part that this reading of a blob is wrong."""
+        body = pb.Suspect(pull_id=self._spec.pull_id, reading=pb.BlobReading(blob=blob, reading=reading))
+        for node in self._participants():
+            self._send(node, pb.LinkMessage(suspect=body))
 
     def asked_for_map(self, node: str) -> None:
         """A peer wants to hear again what this node holds: told at most once a second, as a map can be large."""

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from exo_dl.core import swarm as core
 from exo_dl.core.manifest import Manifest
-from exo_dl.core.pieces import mask
 from exo_dl.errors import ExoDlError, IntegrityError, StorageError
 from exo_dl.hubs.base import Hub
 from exo_dl.net.fetch import FetchPool
@@ -32,11 +31,14 @@ from exo_dl.store.pullstore import (
 from exo_dld.hubside import HubSide
 from exo_dld.jobs import Jobs
 from exo_dld.nodestate import NodeState
+from exo_dld.readings import MAX_READINGS, Readings
 from exo_dld.transfers import Transfers
 
 __all__ = ["Ports", "Worker"]
 
-_MAX_CORRUPT = 3
+# The hub is asked again for what peers hold only where it clearly is faster than all of them together: measured rates
+# waver, and each byte from the hub counts against somebody's limit.
+_REREAD_GAIN = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Ports:
         to_coordinator: sends one of the swarm's lease actions to whoever coordinates.
         rejoin: tells the coordinator again what this node holds.
         ask_maps: asks all peers of the pull to tell again what they hold.
-        suspect: tells all peers that these pieces, as held here, do not make the hub's file.
+        suspect: tells all peers that this reading of a blob is wrong.
         announce: tells all peers of the pull of newly verified pieces.
         peer_address: host and piece port of a peer; None while it is not linked.
         signer: makes the tickets for a peer.
@@ -58,7 +60,7 @@ class Ports:
     to_coordinator: Callable[[core.AskLease | core.ReportLease | core.EndLease], None]
     rejoin: Callable[[], None]
     ask_maps: Callable[[], None]
-    suspect: Callable[[int], None]
+    suspect: Callable[[int, int], None]
     announce: Callable[[int], None]
     peer_address: Callable[[str], tuple[str, int] | None]
     signer: Callable[[str], TicketSigner]
@@ -113,6 +115,7 @@ class Worker:
             rng=random.Random(node_id + manifest.commit),  # noqa: S311
             max_hub_slots=max_hub_connections,
             hub_bytes_per_s_guess=rate_guess,
+            reread_gain=_REREAD_GAIN,
         )
         self._hubside: HubSide | None = None
         if manifest.piece_count:
@@ -138,7 +141,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._complete = False
         self._unpublished = set(range(len(manifest.blobs)))
-        self._corrupt: dict[int, int] = {}
+        self.readings = Readings(manifest)
         self._closed = False
         # What peers and the coordinator say before the store is open, for it has no place for pieces yet.
         self._waiting: list[core.SwarmEvent] | None = []
@@ -270,34 +273,38 @@ class Worker:
                 self._fail(error)
 
     def _on_corrupt(self, index: int, pieces: int) -> None:
-        blob = self._manifest.blobs[index]
-        self._corrupt[index] = self._corrupt.get(index, 0) + 1
-        self._ports.suspect(pieces)
-        self._drop(pieces)
-        if self._corrupt[index] >= _MAX_CORRUPT:
-            text = f"{blob.paths[0]} was read {_MAX_CORRUPT} times and never had the digest that the hub names for it."
+        blob, whole = self._manifest.blobs[index], self.readings.pieces(index)
+        if whole & ~self._swarm.have:
+            # The digest was of a reading that was dropped meanwhile.
+            self._drop(pieces)
+            return
+        reading = self.readings.of(index)
+        self._ports.suspect(index, reading)
+        self.readings.begin(index, reading + 1)
+        self._drop(whole)
+        if reading + 1 >= MAX_READINGS:
+            text = f"{blob.paths[0]} was read {MAX_READINGS} times and never had the digest that the hub names for it."
             self._fail(IntegrityError(text, hint="The hub's copy may be damaged: try later, or another revision."))
             return
         self._ports.fault(f"{blob.paths[0]} does not have the digest that the hub names for it: it is read again.")
 
-    def suspected(self, pieces: int) -> None:
-        """A peer found that these pieces, which this node holds with the same digests, do not make the hub's file."""
-        for index in list(self._unpublished):
-            whole = self._blob_pieces(index) if index >= 0 else 0
-            # Where all of a file is here its own digest decides in a moment.
-            if pieces & whole and whole & ~self._swarm.have:
-                self._drop(pieces & whole)
-
-    def _blob_pieces(self, index: int) -> int:
-        blob = self._manifest.blobs[index]
-        return mask(blob.first_piece, blob.end_piece)
+    def suspected(self, index: int, reading: int) -> None:
+        """A peer found that this reading of a blob is wrong."""
+        whole = self.readings.pieces(index)
+        if index not in self._unpublished or reading < self.readings.of(index) or self.state.ended:
+            return
+        # Where all of it is here its own digest decides in a moment.
+        if whole & ~self._swarm.have:
+            self.readings.begin(index, reading + 1)
+            self._drop(whole)
 
     def _drop(self, pieces: int) -> None:
         """These pieces are to be read again; what was known of their digests is not believed any more."""
-        self._transfers.cancel_touching(pieces)
+        self._transfers.void(pieces)
         self.store.forget(pieces)
         self._complete = False
-        self._set_state(NodeState.PULLING)
+        if not self.state.ended:
+            self._set_state(NodeState.PULLING)
         self.feed(core.PieceBad(pieces))
         self._ports.rejoin()
         self._ports.ask_maps()

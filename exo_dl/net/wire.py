@@ -130,13 +130,18 @@ def have_runs(bits: int, digest: Callable[[int], bytes | None]) -> Iterator[list
         yield batch
 
 
-def runs_from_pb(runs: list[pb.HaveRun], manifest: Manifest) -> Iterator[tuple[int, bytes]]:
-    """``(first, digests)`` of each run that a peer sent, checked."""
+def runs_from_pb(runs: list[pb.HaveRun], manifest: Manifest, *, without: int = 0) -> Iterator[tuple[int, bytes]]:
+    """``(first, digests)`` of each run that a peer sent, checked; the pieces of ``without`` are left out."""
     for run in runs:
         if not run.digests or len(run.digests) % DIGEST_BYTES:
             raise ProtocolError(f"{len(run.digests)} bytes of digests are no multiple of {DIGEST_BYTES}.")
         check_run(run.first, run.first + len(run.digests) // DIGEST_BYTES, manifest)
-        yield run.first, run.digests
+        if not without:
+            yield run.first, run.digests
+            continue
+        for first, end in iter_runs(run_mask(run.first, run.digests) & ~without):
+            start = (first - run.first) * DIGEST_BYTES
+            yield first, run.digests[start : start + (end - first) * DIGEST_BYTES]
 
 
 def held_leases_to_pb(leases: tuple[HeldLease, ...]) -> list[pb.HeldLease]:

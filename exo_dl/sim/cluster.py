@@ -159,9 +159,7 @@ class Cluster:
 
     def linked(self, name: str) -> list[str]:
         """Nodes that ``name`` has a link with, as far as it knows."""
-        return [
-            n.name for n in self.nodes.values() if n.name != name and n.alive and not self._link(name, n.name).lost
-        ]
+        return [n.name for n in self.nodes.values() if n.name != name and n.alive and not self._link(name, n.name).lost]
 
     def about_to_start(self) -> list[str]:
         """Nodes that are there from the beginning, while it lasts."""

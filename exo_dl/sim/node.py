@@ -22,6 +22,7 @@ from exo_dl.sim.wire import Counters, Wire, WireWorld
 
 __all__ = ["Message", "SimNode", "World"]
 
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """Something sent over a link: what, from which coordinator's epoch where it matters, and its content."""

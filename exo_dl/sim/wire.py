@@ -147,9 +147,7 @@ class Wire:
             self._cluster.call_in(rtt, self.end, transfer, result)
             return
         links = (("up", action.peer), ("down", self._node.name))
-        flow = Flow(
-            self._cluster.new_flow_id(), links, self._marks(action.first, action.end), float("inf"), now + rtt
-        )
+        flow = Flow(self._cluster.new_flow_id(), links, self._marks(action.first, action.end), float("inf"), now + rtt)
         peer.wire.uploads[flow.flow_id] = self._node.name
         self._begin(transfer, flow)
 

@@ -46,9 +46,7 @@ class NodeModel:
 class LeaseTableMachine(RuleBasedStateMachine):
     """Drives a table as four nodes would, well-behaved and late."""
 
-    @initialize(
-        small=st.integers(0, 12), size=st.integers(1, 40), files=st.integers(1, 3), epoch=st.integers(0, 3)
-    )
+    @initialize(small=st.integers(0, 12), size=st.integers(1, 40), files=st.integers(1, 3), epoch=st.integers(0, 3))
     def begin(self, small: int, size: int, files: int, epoch: int) -> None:
         self.manifest = model(size_bytes=size << 20, files=files, small_files=small)
         self.every = mask(0, self.manifest.piece_count)

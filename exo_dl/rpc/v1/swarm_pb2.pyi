@@ -323,22 +323,26 @@ class LeaseEnd(_message.Message):
     def __init__(self, pull_id: _Optional[str] = ..., epoch: _Optional[int] = ..., lease_id: _Optional[int] = ..., position: _Optional[int] = ..., result: _Optional[_Union[LeaseResult, str]] = ..., retry_after_s: _Optional[float] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class HaveMap(_message.Message):
-    __slots__ = ("pull_id", "runs", "last")
+    __slots__ = ("pull_id", "runs", "last", "readings")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
+    READINGS_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
     runs: _containers.RepeatedCompositeFieldContainer[HaveRun]
     last: bool
-    def __init__(self, pull_id: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[HaveRun, _Mapping]]] = ..., last: _Optional[bool] = ...) -> None: ...
+    readings: _containers.RepeatedCompositeFieldContainer[BlobReading]
+    def __init__(self, pull_id: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[HaveRun, _Mapping]]] = ..., last: _Optional[bool] = ..., readings: _Optional[_Iterable[_Union[BlobReading, _Mapping]]] = ...) -> None: ...
 
 class Have(_message.Message):
-    __slots__ = ("pull_id", "runs")
+    __slots__ = ("pull_id", "runs", "readings")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
+    READINGS_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
     runs: _containers.RepeatedCompositeFieldContainer[HaveRun]
-    def __init__(self, pull_id: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[HaveRun, _Mapping]]] = ...) -> None: ...
+    readings: _containers.RepeatedCompositeFieldContainer[BlobReading]
+    def __init__(self, pull_id: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[HaveRun, _Mapping]]] = ..., readings: _Optional[_Iterable[_Union[BlobReading, _Mapping]]] = ...) -> None: ...
 
 class HaveRun(_message.Message):
     __slots__ = ("first", "digests")
@@ -349,12 +353,20 @@ class HaveRun(_message.Message):
     def __init__(self, first: _Optional[int] = ..., digests: _Optional[bytes] = ...) -> None: ...
 
 class Suspect(_message.Message):
-    __slots__ = ("pull_id", "runs")
+    __slots__ = ("pull_id", "reading")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
-    RUNS_FIELD_NUMBER: _ClassVar[int]
+    READING_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
-    runs: _containers.RepeatedCompositeFieldContainer[HaveRun]
-    def __init__(self, pull_id: _Optional[str] = ..., runs: _Optional[_Iterable[_Union[HaveRun, _Mapping]]] = ...) -> None: ...
+    reading: BlobReading
+    def __init__(self, pull_id: _Optional[str] = ..., reading: _Optional[_Union[BlobReading, _Mapping]] = ...) -> None: ...
+
+class BlobReading(_message.Message):
+    __slots__ = ("blob", "reading")
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    READING_FIELD_NUMBER: _ClassVar[int]
+    blob: int
+    reading: int
+    def __init__(self, blob: _Optional[int] = ..., reading: _Optional[int] = ...) -> None: ...
 
 class HaveQuery(_message.Message):
     __slots__ = ("pull_id", "epoch")

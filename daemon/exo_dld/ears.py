@@ -1,0 +1,92 @@
+"""What one node hears in one pull: what its peers hold, and what the coordinator wants it to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from exo_dl.core import swarm as core
+from exo_dl.core.manifest import Manifest
+from exo_dl.net import wire
+from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld.voice import Voice
+from exo_dld.worker import Worker
+
+__all__ = ["Ears"]
+
+
+class Ears:
+    """Hands the words of peers and coordinator to this node's worker. Every method raises `ProtocolError` on bad ones.
+
+    Args:
+        manifest: the pull's files.
+        worker: who is told.
+        voice: answers.
+        name_of: a node's name for people.
+        fault: one line for a person.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        worker: Worker,
+        voice: Voice,
+        *,
+        name_of: Callable[[str], str],
+        fault: Callable[[str], None],
+    ) -> None:
+        self._manifest = manifest
+        self._worker = worker
+        self._voice = voice
+        self._name_of = name_of
+        self._fault = fault
+        self._heard: set[str] = set()
+
+    def forget(self, node: str) -> None:
+        """The link to ``node`` is gone."""
+        self._heard.discard(node)
+        self._worker.feed(core.PeerLost(node))
+
+    def from_coordinator(self, message: pb.LinkMessage) -> None:
+        """A LeaseGrant, LeaseCut or HaveQuery."""
+        match message.WhichOneof("body"):
+            case "lease_grant":
+                grant = message.lease_grant
+                wire.check_run(grant.first, grant.end, self._manifest)
+                self._worker.feed(core.LeaseGranted(grant.lease_id, grant.slot, grant.first, grant.end))
+            case "lease_cut":
+                self._worker.feed(core.LeaseTrimmed(message.lease_cut.lease_id, message.lease_cut.end))
+            case "have_query":
+                self._voice.join()
+
+    def from_peer(self, node: str, message: pb.LinkMessage) -> None:
+        """A HaveMap, Have or Suspect, or a HaveQuery of a peer."""
+        match message.WhichOneof("body"):
+            case "have_map":
+                self._on_have(node, message.have_map, is_map=True)
+            case "have":
+                self._on_have(node, message.have, is_map=False)
+            case "have_query":
+                self._voice.asked_for_map(node)
+            case "suspect":
+                for blob, reading in self._worker.readings.check([message.suspect.reading]).items():
+                    self._worker.suspected(blob, reading)
+
+    def _on_have(self, node: str, said: pb.HaveMap | pb.Have, *, is_map: bool) -> None:
+        worker = self._worker
+        if node not in self._heard:
+            self._heard.add(node)
+            worker.feed(core.PeerJoined(node))
+            if is_map:
+                self._voice.tell_map(node, again=True)
+        readings = worker.readings.check(said.readings)
+        for blob, reading in worker.readings.newer(readings):
+            worker.suspected(blob, reading - 1)
+        pieces = 0
+        older = worker.readings.older(readings)
+        for first, digests in wire.runs_from_pb(list(said.runs), self._manifest, without=older):
+            conflicts = worker.store.expect(first, digests)
+            if conflicts:
+                self._fault(f"{self._name_of(node)} names other digests for {conflicts.bit_count()} pieces.")
+            pieces |= wire.run_mask(first, digests) & ~conflicts
+        if pieces:
+            worker.feed(core.PeerHas(node, pieces))
