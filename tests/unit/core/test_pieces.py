@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +32,7 @@ def test_bits_and_runs_name_the_same_pieces(pieces: set[int]) -> None:
     assert list(iter_bits(bits)) == sorted(pieces)
     runs = list(iter_runs(bits))
     assert sum(mask(a, b) for a, b in runs) == bits
-    assert all(b < c for (_, b), (c, _) in zip(runs, runs[1:], strict=False))
+    assert all(b < c for (_, b), (c, _) in itertools.pairwise(runs))
     assert last_set(bits) == max(pieces, default=-1)
 
 
