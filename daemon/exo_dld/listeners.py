@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from exo_dl.errors import ProtocolError
 from exo_dl.rpc.v1.swarm_pb2 import LinkMessage
@@ -27,6 +28,7 @@ class Listeners:
         self.on_message: list[Callable[[str, LinkMessage], None]] = []
         self.on_change: list[Callable[[], None]] = []
         self._log = log
+        self._tasks: set[asyncio.Task[None]] = set()
         self._muted = True
         self._revision = 0
         self._next_change = asyncio.Event()
@@ -60,3 +62,15 @@ class Listeners:
                 raise
             except Exception:  # An error in one listener must not end a link; it is a bug, and shown as one.
                 self._log.exception("a listener failed")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs something in the background until it ends, or `stop`."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a task in the background failed", exc_info=error)

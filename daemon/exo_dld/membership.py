@@ -11,8 +11,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import grpc.aio
 
@@ -88,7 +87,6 @@ class Membership(Listeners):
         self._own_hosts: tuple[str, ...] = ()
         self._book = PeerBook(identity.node_id)
         self._statics = [StaticPeer(text) for text in dict.fromkeys(static_peers)]
-        self._tasks: set[asyncio.Task[None]] = set()
         self._links: set[Link] = set()
         self._greeter = Greeter(self, identity=identity, name=name, timing=self._timing)
         self._running = False
@@ -167,6 +165,13 @@ class Membership(Listeners):
         """One other node, or None where it is not known."""
         record = self._book.get(node_id)
         return None if record is None else record.info(self._now())
+
+    def piece_address(self, node_id: str) -> tuple[str, int] | None:
+        """Where to fetch pieces from: the fastest address known; None while the peer is not linked."""
+        record = self._book.get(node_id)
+        if record is None or record.link is None:
+            return None
+        return record.hosts()[0], record.piece_port
 
     def up(self) -> list[str]:
         """The ids of all linked peers, sorted."""
@@ -383,18 +388,6 @@ class Membership(Listeners):
                     delay = timing.redial_min_s
         self._book.remove(record)
         self._changed()
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs something in the background until it ends, or `stop`."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("a task of the membership failed", exc_info=error)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -82,7 +82,7 @@ class Pulls:
             name_of=self.name_of,
             up=membership.up,
             send=membership.send,
-            address_of=self._address_of,
+            address_of=membership.piece_address,
             signer_for=self._signer_for,
         )
         membership.on_up.append(self._node_up)
@@ -256,10 +256,6 @@ class Pulls:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _address_of(self, node: str) -> tuple[str, int] | None:
-        peer = self._membership.peer(node)
-        return peer.piece_address if peer is not None else None
 
     def _signer_for(self, node: str) -> TicketSigner:
         # Kept for each peer: a signer learns how far the peer's clock is off.

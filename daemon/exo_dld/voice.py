@@ -21,6 +21,8 @@ _PROGRESS_S = 0.2
 # Rates fall also when nothing arrives: told at least this often.
 _IDLE_S = 1.0
 _MAP_EVERY_S = 1.0
+# Pieces that others hold too are announced together, after this time.
+_GATHER_S = 0.05
 
 Send = Callable[[str, pb.LinkMessage], object]
 
@@ -61,13 +63,16 @@ class Voice:
         self._last_state: NodeState | None = None
         self._told: set[str] = set()
         self._asked: dict[str, float] = {}
+        self._later = 0
+        self._later_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
     def close(self) -> None:
         """Says nothing more."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._later_timer):
+            if timer is not None:
+                timer.cancel()
 
     def join(self) -> None:
         """Tells the coordinator what this node holds and works on, and asks it for leases."""
@@ -83,11 +88,32 @@ class Voice:
         self._send(claim.node, messages.lease_message(self._spec.pull_id, claim.epoch, action))
 
     def announce(self, pieces: int) -> None:
-        """Newly verified pieces, to all that take part."""
+        """Newly verified pieces. Those that no peer holds are told at once.
+
+        Others, which only add a source, are gathered for a moment and told to the peers that lack them.
+        """
+        swarm = self._worker.swarm
+        fresh = pieces & ~swarm.held_by_peers
+        if fresh:
+            self._tell(fresh, self._participants())
+        self._later |= pieces & ~fresh
+        if self._later and self._later_timer is None:
+            self._later_timer = self._loop.call_later(_GATHER_S, self._tell_later)
+
+    def _tell_later(self) -> None:
+        self._later_timer = None
+        pieces, self._later = self._later & self._worker.swarm.have, 0
+        told: dict[int, list[str]] = {}
+        for node in self._participants():
+            told.setdefault(pieces & ~self._worker.swarm.held_by(node), []).append(node)
+        for lacking, nodes in told.items():
+            self._tell(lacking, nodes)
+
+    def _tell(self, pieces: int, nodes: Collection[str]) -> None:
+        readings = self._worker.readings.to_pb()
         for runs in wire.have_runs(pieces, self._worker.store.digest):
-            readings = self._worker.readings.to_pb()
             message = pb.LinkMessage(have=pb.Have(pull_id=self._spec.pull_id, runs=runs, readings=readings))
-            for node in self._participants():
+            for node in nodes:
                 self._send(node, message)
 
     def tell_map(self, node: str, *, again: bool = False) -> None:

@@ -39,6 +39,7 @@ __all__ = ["Ports", "Worker"]
 # The hub is asked again for what peers hold only where it clearly is faster than all of them together: measured rates
 # waver, and each byte from the hub counts against somebody's limit.
 _REREAD_GAIN = 3.0
+_EARLY_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,12 +238,22 @@ class Worker:
         self._arm()
 
     def _arm(self) -> None:
+        deadline = self._swarm.next_deadline()
+        if deadline is None or self.state.ended:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            return
+        # A timer that fires a little early does no harm; making one anew for every event costs more than the event.
+        if self._timer is not None and self._timer.when() <= deadline + _EARLY_S:
+            return
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-        deadline = self._swarm.next_deadline()
-        if deadline is not None and not self.state.ended:
-            self._timer = self._loop.call_at(max(deadline, self._loop.time() + 0.001), self.feed, core.Tick())
+        self._timer = self._loop.call_at(max(deadline, self._loop.time() + 0.001), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.feed(core.Tick())
 
     def _store_event(self, event: StoreEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon is stopping

@@ -117,6 +117,11 @@ class PeerBook:
         peer.has |= new
         self.rarity.add(new)
 
+    def held_by(self, name: str) -> int:
+        """Pieces that a peer holds."""
+        peer = self.peers.get(name)
+        return peer.has if peer is not None else 0
+
     def forget(self, name: str, pieces: int) -> None:
         """A peer does not hold these pieces after all."""
         peer = self.peers.get(name)

@@ -189,6 +189,10 @@ class Swarm:
         """Pieces that at least one linked peer holds."""
         return self._book.rarity.available
 
+    def held_by(self, peer: str) -> int:
+        """Pieces that a peer holds, as far as it said; 0 for one that takes no part."""
+        return self._book.held_by(peer)
+
     def held_leases(self) -> tuple[HeldLease, ...]:
         """The leases that this node works on: to be told to every new coordinator."""
         return self._hub.leases()

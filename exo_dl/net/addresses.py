@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
@@ -69,6 +70,7 @@ def is_wildcard(host: str) -> bool:
     return host in ("", "*", "0.0.0.0", "::")  # noqa: S104
 
 
+@functools.lru_cache(maxsize=4096)
 def _rank(host: str) -> tuple[int, int]:
     try:
         address = ipaddress.ip_address(host)
