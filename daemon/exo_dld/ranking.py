@@ -11,7 +11,7 @@ from exo_dld.dial import DialError, ProbeBusyError, connect_any, measure
 
 __all__ = ["rank_hosts"]
 
-_PROBE_BYTES = 1 << 20
+_PROBE_BYTES = 256 << 10
 _PROBE_PATH = f"/v1/probe/{_PROBE_BYTES}"
 _CONNECT_S = 1.0
 _PROBE_S = 2.0
@@ -20,8 +20,8 @@ _MAX_HOSTS = 8
 # The address in use is left only for one that is this much faster: two ways of one speed must not take turns.
 _KEEP_FACTOR = 1.25
 _KEEP_S = 0.0002
-_BUSY_PAUSE_S = 10.0
-_BUSY_ROUNDS = 6
+_BUSY_PAUSE_S = 1.0
+_BUSY_ROUNDS = 20
 
 
 async def rank_hosts(

@@ -19,7 +19,7 @@ from exo_dl.cli.options import EXIT_INTERRUPTED, state_dir_option
 from exo_dl.cli.pull import pull
 from exo_dl.errors import ExoDlError
 
-__all__ = ["cli", "main"]
+__all__ = ["cli", "main", "run"]
 
 _EPILOG = """\b
 Exit codes:
@@ -80,16 +80,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # gRPC's C library logs to stderr what comes back as an error anyway.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
-        code = _run(arguments)
+        code = run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, less) has gone. Nothing may be flushed to it when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    sys.exit(code)
+    sys.stderr.flush()
+    # Everything is said and closed: taking the interpreter apart would only keep the caller waiting.
+    os._exit(code)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command, and returns its exit code."""
     try:
         result = cli.main(arguments, prog_name="exo-dl", standalone_mode=False)
     except click.Abort:

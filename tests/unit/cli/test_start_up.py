@@ -12,12 +12,10 @@ from exo_dl.cli.app import cli
 _PROBE = """
 import sys
 sys.argv[1:] = {arguments!r}
-from exo_dl.cli.app import main
-try:
-    main()
-except SystemExit as end:
-    heavy = {{"grpc", "rich", "asyncio", "google.protobuf", "cryptography", "zeroconf"}}
-    print(end.code, *sorted(heavy & set(sys.modules)), file=sys.stderr)
+from exo_dl.cli.app import run
+code = run()
+heavy = {{"grpc", "rich", "asyncio", "google.protobuf", "cryptography", "zeroconf"}}
+print(code, *sorted(heavy & set(sys.modules)), file=sys.stderr)
 """
 
 
