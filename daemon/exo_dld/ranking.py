@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Mapping, Sequence
 
 from exo_dl.net.identity import Identity
@@ -11,7 +12,7 @@ from exo_dld.dial import DialError, ProbeBusyError, connect_any, measure
 
 __all__ = ["rank_hosts"]
 
-_PROBE_BYTES = 256 << 10
+_PROBE_BYTES = 1 << 20
 _PROBE_PATH = f"/v1/probe/{_PROBE_BYTES}"
 _CONNECT_S = 1.0
 _PROBE_S = 2.0
@@ -55,7 +56,7 @@ async def rank_hosts(
                     times[host] = seconds / _KEEP_FACTOR - _KEEP_S if host == hosts[0] else seconds
             return tuple(sorted(times, key=times.__getitem__))
         except ProbeBusyError:
-            await asyncio.sleep(_BUSY_PAUSE_S)
+            await asyncio.sleep(_BUSY_PAUSE_S * random.uniform(0.5, 1.5))  # noqa: S311 - peers must not meet again
     return ()
 
 

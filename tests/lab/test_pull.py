@@ -151,7 +151,8 @@ def test_bytes_between_multi_homed_nodes_take_the_fast_network(make_lab: MakeLab
     lab.start()
     for node in lab.nodes.values():
         wait_until(
-            lambda node=node: all(address.startswith("10.77.") for address in node.addresses_in_use()),  # type: ignore[misc]
+            # Any address of the fast network will do, its link-local ones too; what counts are the bytes below.
+            lambda node=node: not any(address.startswith("10.70.") for address in node.addresses_in_use()),  # type: ignore[misc]
             timeout_s=20,
             what=f"{node.name} has measured both networks and uses the fast one",
         )
