@@ -46,6 +46,7 @@ class Node:
     wait_until: float = 0.0
     backoff_s: float = _UNREACHABLE_S
     stalls: int = 0
+    stalled_at: float = float("-inf")
     next_piece: int = -1
 
     @property
@@ -196,6 +197,7 @@ class NodeBook:
         node = self.nodes[name]
         wait_s: float = min(_UNREACHABLE_MAX_S, _STALLED_S * 2**node.stalls)
         node.stalls = min(node.stalls + 1, 6)
+        node.stalled_at = now
         node.waits[slot] = now + wait_s
         return wait_s
 

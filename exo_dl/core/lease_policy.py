@@ -13,9 +13,20 @@ from dataclasses import dataclass
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import first_set, mask, run_end, run_start
 
-__all__ = ["BLOB_OVERHEAD_BYTES", "CostMap", "Lease", "choose_run", "choose_split"]
+__all__ = [
+    "BLOB_OVERHEAD_BYTES",
+    "REPORT_S",
+    "CostMap",
+    "Lease",
+    "choose_run",
+    "choose_split",
+    "seconds_left",
+    "slowed_rate",
+]
 
 BLOB_OVERHEAD_BYTES = 256 << 10
+REPORT_S = 0.3
+"""Nodes tell their progress at least this often, seconds."""
 _RUNS_LOOKED_AT = 64
 
 
@@ -176,3 +187,16 @@ def choose_split(
     before = rest / victim_rate
     after = max((costs.at(cut) - position) / victim_rate, start_s + costs.run(cut, end) / thief_rate)
     return cut, before - after
+
+
+def slowed_rate(costs: CostMap, lease: Lease, rate: float, now: float) -> float:
+    """What a lease is read at, bytes/s: a piece that takes longer than it should tells of a link that became slow."""
+    silent = now - lease.moved_at - REPORT_S
+    return min(rate, costs.run(lease.position, lease.position + 1) / silent) if silent > 0 else rate
+
+
+def seconds_left(costs: CostMap, lease: Lease, rate: float, now: float) -> float:
+    """Seconds until a lease is read to its end at ``rate``; it has pieces left."""
+    rest_s = costs.run(lease.position, lease.end) / rate
+    piece_s = costs.run(lease.position, lease.position + 1) / rate
+    return max(rest_s - min(now - lease.moved_at, piece_s), rest_s / (lease.end - lease.position) / 4)

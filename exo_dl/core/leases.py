@@ -20,7 +20,7 @@ from collections.abc import Collection
 
 from exo_dl.core.lease_ledger import LeaseLedger
 from exo_dl.core.lease_nodes import Ask, NodeBook
-from exo_dl.core.lease_policy import CostMap, Lease, choose_run, choose_split
+from exo_dl.core.lease_policy import REPORT_S, CostMap, Lease, choose_run, choose_split, seconds_left, slowed_rate
 from exo_dl.core.lease_types import (
     Cut,
     Fault,
@@ -281,7 +281,10 @@ class LeaseTable:
             node = self._book.nodes[lease.node]
             rate = lease.rate or self._book.cautious_rate(lease.node, lease.slot)
             piece_s = self._manifest.piece_bytes(lease.position) / rate
-            if silent > max(_STALL_S, _STALL_TIMES * piece_s) * 2**node.stalls:
+            # Only what was granted after the last stall is waited for longer.
+            times = node.stalls if lease.granted_at > node.stalled_at else max(0, node.stalls - 1)
+            if silent > max(_STALL_S, _STALL_TIMES * piece_s) * 2**times:
+                self._book.measured(lease.node, lease.slot, self._rate(lease, now))
                 wait_s = self._book.stalled(lease.node, lease.slot, now)
                 self._take_back(lease)
                 text = f"{lease.node} read nothing from the hub for {silent:.1f} s: its lease goes to others"
@@ -340,7 +343,9 @@ class LeaseTable:
         if victim is None:
             return False
         rate = self._rate(victim, now)
-        ahead = rate * (now - victim.moved_at)
+        # It cannot be further than the piece that it is at: it would have told.
+        piece = self._costs.run(victim.position, victim.position + 1)
+        ahead = min(rate * (now - victim.moved_at), piece + rate * REPORT_S)
         position = min(self._costs.at(victim.position) + ahead, self._costs.at(victim.end))
         floor = max(victim.position + 1, self._costs.round_up(position + rate * _MARGIN_S))
         cut, saved_s = choose_split(
@@ -379,11 +384,10 @@ class LeaseTable:
         return [x for x in self._leases if x.end > x.position and not x.duplicate]
 
     def _rate(self, lease: Lease, now: float) -> float:
-        return lease.rate or self._book.slot_rate(lease.node, lease.slot, now)
+        return slowed_rate(self._costs, lease, lease.rate or self._book.slot_rate(lease.node, lease.slot, now), now)
 
     def _eta(self, lease: Lease, now: float) -> float:
-        rest_s = self._costs.run(lease.position, lease.end) / self._rate(lease, now)
-        return max(rest_s - (now - lease.moved_at), rest_s / (lease.end - lease.position) / 4)
+        return seconds_left(self._costs, lease, self._rate(lease, now), now)
 
     def _grant(self, ask: Ask, first: int, end: int, now: float, *, duplicate: bool) -> None:
         lease_id = self._next_id
