@@ -20,6 +20,7 @@ _LEAVE_S = 10.0
 _MAX_LEAVE_S = 3600.0
 _TERM_S = 2.0
 _LOOK_EVERY_S = 0.1
+_ASK_EVERY_S = 0.5
 
 
 class Leaving:
@@ -75,8 +76,14 @@ class Leaving:
         told: set[str] = set()
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s
+        ask_at = loop.time()
         while True:
             sessions = self._pulls.running()
+            if loop.time() >= ask_at:
+                # Nobody announces a piece to a node that is known to hold it: what others have got from here is asked.
+                ask_at = loop.time() + _ASK_EVERY_S
+                for session in sessions:
+                    session.ask_maps()
             for session in sessions:
                 if session.spec.pull_id not in told and session.worker is not None:
                     told.add(session.spec.pull_id)

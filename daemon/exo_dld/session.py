@@ -76,7 +76,7 @@ class Session:
         self._ports = Ports(
             to_coordinator=self._lease_action,
             rejoin=self._join,
-            ask_maps=self._ask_maps,
+            ask_maps=self.ask_maps,
             suspect=self._suspect,
             announce=self._announce,
             peer_address=cluster.address_of,
@@ -315,7 +315,8 @@ class Session:
         if self._voice is not None:
             self._voice.announce(pieces)
 
-    def _ask_maps(self) -> None:
+    def ask_maps(self) -> None:
+        """Asks all peers of the pull to tell again what they hold."""
         if self._voice is not None:
             self._voice.ask_maps()
 

@@ -20,7 +20,7 @@ __all__ = ["Voice"]
 _PROGRESS_S = 0.2
 # Rates fall also when nothing arrives: told at least this often.
 _IDLE_S = 1.0
-_MAP_EVERY_S = 1.0
+_MAP_EVERY_S = 0.4
 # Pieces that others hold too are announced together, after this time.
 _GATHER_S = 0.05
 
@@ -137,7 +137,7 @@ class Voice:
             self._send(node, pb.LinkMessage(suspect=body))
 
     def asked_for_map(self, node: str) -> None:
-        """A peer wants to hear again what this node holds: told at most once a second, as a map can be large."""
+        """A peer wants to hear again what this node holds: told now and then only, as a map can be large."""
         now = self._loop.time()
         if now - self._asked.get(node, float("-inf")) >= _MAP_EVERY_S:
             self._asked[node] = now
