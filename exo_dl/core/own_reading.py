@@ -17,7 +17,7 @@ from exo_dl.core.pieces import first_set, mask, run_end
 __all__ = ["OwnReading"]
 
 _ASKED_S = 0.5
-_BACKLOG_S = 2.0
+_BACKLOG_S = 5.0
 _RUN_S = 2.0
 _RUN_MAX_BYTES = 256 << 20
 _RUNS_LOOKED_AT = 256

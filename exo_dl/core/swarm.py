@@ -222,6 +222,8 @@ class Swarm:
                 self._peers.lost(peer)
             case Held(pieces):
                 self._gain(pieces)
+                self._peers.settled(pieces, -1)
+                self._hub.overtaken(self._have)
             case CoordinatorReady():
                 self._hub.coordinator()
             case HubReady(ok):
