@@ -298,6 +298,8 @@ class LabNet:
         ):
             if mbit is None:
                 continue
+            # Link-local addresses look alike on both networks: only those of the LAN are left, so that a test can tell.
+            only_v4 = f"sysctl -q -w net.ipv6.conf.{device}.disable_ipv6=1" if device == "slow0" else ""
             self._script(
                 "fabric",
                 f"""
@@ -310,6 +312,7 @@ class LabNet:
             self._script(
                 plan.name,
                 f"""
+                {only_v4}
                 ip address add {address}/24 dev {device}
                 ip link set {device} up
                 {_shape(device, mbit)}

@@ -12,7 +12,7 @@ from exo_dld.dial import DialError, ProbeBusyError, connect_any, measure
 
 __all__ = ["rank_hosts"]
 
-_PROBE_BYTES = 1 << 20
+_PROBE_BYTES = 256 << 10
 _PROBE_PATH = f"/v1/probe/{_PROBE_BYTES}"
 _CONNECT_S = 1.0
 _PROBE_S = 2.0

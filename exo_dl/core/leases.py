@@ -64,15 +64,14 @@ _PART = 0.75  # of its fair share of all that is left: the rest is leased later,
 _LEAST_LEASE_S = 0.4
 _FIRST_LEASE_BYTES = 16 << 20
 _START_S = 0.1
-_MARGIN_S = 0.3
+_MARGIN_S, _YOUNG_S = 0.3, 0.5  # before its first word nobody knows how far a lease is
 _GAIN_S = 0.2  # a connection that is cut short wastes what was on its way
 _TWICE_GAIN_S = 0.1  # a piece is read twice only for this much: on a busy machine rates waver by less
 _STALL_S = 3.0
 _STALL_TIMES = 4.0
 _GRACE_S = 3.0
 _DOUBT_S = 2.0
-_TICK_S = 0.25
-_PARKED_TICK_S = 0.1
+_TICK_S, _PARKED_TICK_S = 0.25, 0.1
 _DUPLICATE_PART = 0.006
 
 
@@ -339,7 +338,7 @@ class LeaseTable:
 
     def _grant_tail(self, ask: Ask, now: float) -> bool:
         thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
-        victim = max(self._victims(), key=lambda x: self._eta(x, now), default=None)
+        victim = max(self._victims(now), key=lambda x: self._eta(x, now), default=None)
         if victim is None:
             return False
         rate = self._rate(victim, now)
@@ -367,7 +366,7 @@ class LeaseTable:
     def _grant_twice(self, ask: Ask, now: float) -> bool:
         thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
         allowed = max(self._costs.of(self._book.needed) * _DUPLICATE_PART - self._duplicate_cost, 0.0)
-        for owner in sorted(self._victims(), key=lambda x: -self._eta(x, now))[:4]:
+        for owner in sorted(self._victims(now), key=lambda x: -self._eta(x, now))[:4]:
             if owner.duplicate or owner.node == ask.node or self._leases.doubled(owner):
                 continue
             cost = self._costs.run(owner.position, owner.end)
@@ -380,8 +379,9 @@ class LeaseTable:
                 return True
         return False
 
-    def _victims(self) -> list[Lease]:
-        return [x for x in self._leases if x.end > x.position and not x.duplicate]
+    def _victims(self, now: float) -> list[Lease]:
+        known = [x for x in self._leases if x.position > x.first or now - x.granted_at >= _YOUNG_S]
+        return [x for x in known if x.end > x.position and not x.duplicate]
 
     def _rate(self, lease: Lease, now: float) -> float:
         return slowed_rate(self._costs, lease, lease.rate or self._book.slot_rate(lease.node, lease.slot, now), now)
