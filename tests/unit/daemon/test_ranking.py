@@ -45,7 +45,7 @@ async def pieces(answer: Callable[[str], bytes], *, slow: str = "") -> AsyncIter
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"GET /v1/probe/1048576 HTTP/1.1\r\n")
+            assert head.startswith(b"GET /v1/probe/262144 HTTP/1.1\r\n")
             assert b"\r\nX-Ticket: yes\r\n" in head
             host = writer.get_extra_info("sockname")[0]
             if host == slow:
@@ -60,12 +60,12 @@ async def pieces(answer: Callable[[str], bytes], *, slow: str = "") -> AsyncIter
 
 
 def headers(method: str, path: str) -> dict[str, str]:
-    assert (method, path) == ("GET", "/v1/probe/1048576")
+    assert (method, path) == ("GET", "/v1/probe/262144")
     return {"X-Ticket": "yes"}
 
 
 def whole(_host: str) -> bytes:
-    return b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1 << 20)
+    return b"HTTP/1.1 200 OK\r\n\r\n" + bytes(256 << 10)
 
 
 def hello_of(identity: Identity, *, grpc_port: int, piece_port: int) -> Hello:
