@@ -18,6 +18,7 @@ __all__ = [
     "join_message",
     "lease_message",
     "map_messages",
+    "note_message",
     "offer_message",
     "progress_message",
     "spec_from_offer",
@@ -159,6 +160,13 @@ def progress_message(spec: PullSpec, worker: Worker) -> pb.LinkMessage:
             hub_connections=swarm.hub_connections,
             generation=spec.generation,
         )
+    )
+
+
+def note_message(spec: PullSpec, text: str) -> pb.LinkMessage:
+    """Something went wrong here and was dealt with."""
+    return pb.LinkMessage(
+        pull_note=pb.PullNote(pull_id=spec.pull_id, generation=spec.generation, text=text[:_MAX_REASON])
     )
 
 

@@ -21,15 +21,14 @@ from exo_dld.coordinator import Coordinator
 from exo_dld.ears import Ears
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import NodeState, State
-from exo_dld.view import NodeView, PullView
+from exo_dld.view import LOST_GRACE_S, NodeView, PullView
 from exo_dld.voice import Voice
 from exo_dld.worker import Ports, Worker
 
 __all__ = ["Session"]
 
-# A node whose link is lost may come back for this long before a pull ends without it.
-_LOST_GRACE_S = 15.0
 _MAX_UNKNOWN_NODES = 1000
+_LATE_S = 0.05
 
 
 class Session:
@@ -181,12 +180,17 @@ class Session:
         """A link to ``node`` stands, again or for the first time."""
         if not self.spec.wants(node):
             return
-        new = node not in self.view.nodes
-        if not self.running and not (new and self.view.state is State.DONE):
+        known = self.view.nodes.get(node)
+        lost = known is not None and known.state is NodeState.LOST
+        # After the end it can still get the model from here; what the view says of it changes with its own word.
+        late = known is None or lost
+        has_it = self.worker is not None and self.worker.state is NodeState.DONE
+        if not self.running and not (late and has_it and self.view.state is not State.CANCELLED):
             return
         view = self._add_node(node)
-        if view.state is NodeState.LOST:
+        if lost and self.running:
             view.state, view.lost_at = NodeState.WAITING, None
+            self._note(f"The link to {view.name} stands again.")
         if self._chair.mine:
             self.offer_to([node])
         if self._chair.claim.node == node:
@@ -206,8 +210,9 @@ class Session:
             self._after(0.0, self._check_end)
         if self.running and (view := self.view.nodes.get(node)) is not None and not view.state.ended:
             view.state, view.lost_at = NodeState.LOST, self._loop.time()
-            self._fault(f"The link to {view.name} was lost; its share goes to the others.")
-            self._after(_LOST_GRACE_S, self._check_end)
+            # All nodes see this by themselves: told to nobody.
+            self._note(f"The link to {view.name} was lost; its share goes to the others.")
+            self._after(LOST_GRACE_S + _LATE_S, self._check_end)
         if self.running:
             self._chair.node_lost(node)
         self._changed()
@@ -243,13 +248,9 @@ class Session:
 
     def _send(self, node: str, message: pb.LinkMessage) -> None:
         if node == self._me:
-            self._loop.call_soon(self._on_own_message, message)
+            self._loop.call_soon(self.on_message, self._me, message)
         else:
             self._cluster.send(node, message)
-
-    def _on_own_message(self, message: pb.LinkMessage) -> None:
-        if not self._closed:
-            self.on_message(self._me, message)
 
     def on_message(self, node: str, message: pb.LinkMessage) -> None:
         """Takes a message about this pull.
@@ -274,6 +275,9 @@ class Session:
                     self._ears.from_coordinator(message)
             case "node_progress":
                 self._on_progress(node, message.node_progress)
+            case "pull_note":
+                if message.pull_note.generation == self.spec.generation:
+                    self._note(message.pull_note.text)
             case "pull_end":
                 self._on_end(node, message.pull_end)
             case _:
@@ -289,6 +293,8 @@ class Session:
         view = self._add_node(node)
         view.update(word)
         self._check_end()
+        if self.view.heal():
+            self._note(f"{view.name} came back: all nodes have the model.")
         if not self.running and self._chair.mine and node != self._me and view.state.ended:
             # A late node is through: nothing else would tell it that the pull has ended.
             self._cluster.send(node, messages.end_message(self.spec, self.view.state, self.view.error))
@@ -335,9 +341,18 @@ class Session:
             self.view.path = str(self.worker.path)
         self._on_progress(self._me, word)
 
-    def _fault(self, text: str) -> None:
-        self.view.note(text, self._loop.time())
+    def _note(self, text: str) -> bool:
+        if not text or not self.view.note(text, self._loop.time()):
+            return False
         self._on_change(self)
+        return True
+
+    def _fault(self, text: str) -> None:
+        """Something went wrong here and was dealt with: all nodes show it."""
+        if self._note(text):
+            message = messages.note_message(self.spec, text)
+            for node in self._cluster.up():
+                self._cluster.send(node, message)
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -354,15 +369,11 @@ class Session:
         """The coordinator says when a pull has ended, so that all nodes see the same end."""
         if not self._chair.mine or not self.running or self._closed:
             return
-        now = self._loop.time()
-        for node in self.view.nodes.values():
-            lost = node.state is NodeState.LOST and node.lost_at is not None and now - node.lost_at >= _LOST_GRACE_S
-            if not node.state.ended and not lost:
-                return
-        if all(n.state is NodeState.DONE for n in self.view.nodes.values()):
-            self.finish(State.DONE, "")
-        else:
-            self.finish(State.FAILED, self.view.summary())
+        outcome = self.view.outcome(self._loop.time())
+        if outcome is not None:
+            self.finish(outcome, "" if outcome is State.DONE else self.view.summary())
+        elif waiting := self.view.waits_for():
+            self._fault(f"All others are through: waiting up to {LOST_GRACE_S:.0f} s for {', '.join(waiting)}.")
 
     def finish(self, state: State, reason: str, *, tell: bool = True) -> None:
         """Ends the pull on this node and, with ``tell``, on the others."""

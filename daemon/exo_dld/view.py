@@ -12,10 +12,15 @@ from exo_dl.rpc.v1 import pull_pb2, swarm_pb2
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import NodeState, State
 
-__all__ = ["NodeView", "PullView"]
+__all__ = ["LOST_GRACE_S", "NodeView", "PullView"]
+
+LOST_GRACE_S = 5.0
+"""A node whose link is lost may come back for this long before a pull that waits for nothing else ends without it."""
 
 _MAX_EVENTS = 50
 _MAX_TEXT = 1000
+# Several nodes may notice the same thing: it is told once in this time.
+_SAME_NOTE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -99,6 +104,7 @@ class PullView:
     path: str = ""
     nodes: dict[str, NodeView] = field(default_factory=dict)
     events: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_EVENTS))
+    _noted: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, spec: PullSpec, *, started: float) -> PullView:
@@ -115,9 +121,38 @@ class PullView:
             started=started,
         )
 
-    def note(self, text: str, now: float) -> None:
-        """Adds a line about something that went wrong and was dealt with."""
-        self.events.append(f"{now - self.started:.1f} s: {text[:_MAX_TEXT]}")
+    def note(self, text: str, now: float) -> bool:
+        """Adds a line about something that went wrong and was dealt with. False: it was said a moment ago."""
+        text = text[:_MAX_TEXT]
+        if now - self._noted.get(text, float("-inf")) < _SAME_NOTE_S:
+            return False
+        self._noted[text] = now
+        while len(self._noted) > _MAX_EVENTS:
+            del self._noted[next(iter(self._noted))]
+        self.events.append(f"{now - self.started:.1f} s: {text}")
+        return True
+
+    def outcome(self, now: float) -> State | None:
+        """How the pull ends; None while a node works on it or may come back."""
+        for node in self.nodes.values():
+            lost = node.state is NodeState.LOST and node.lost_at is not None and now - node.lost_at >= LOST_GRACE_S
+            if not node.state.ended and not lost:
+                return None
+        all_done = all(node.state is NodeState.DONE for node in self.nodes.values())
+        return State.DONE if all_done else State.FAILED
+
+    def waits_for(self) -> list[str]:
+        """Names of the lost nodes where all others are through, so that the pull waits for nothing else."""
+        if any(not n.state.ended and n.state is not NodeState.LOST for n in self.nodes.values()):
+            return []
+        return sorted(n.name for n in self.nodes.values() if n.state is NodeState.LOST)
+
+    def heal(self) -> bool:
+        """A pull that failed is done after all once nodes that were lost have come back and got through."""
+        if self.state is not State.FAILED or any(n.state is not NodeState.DONE for n in self.nodes.values()):
+            return False
+        self.state, self.error = State.DONE, ""
+        return True
 
     def leave(self, node: str, now: float) -> None:
         """A node said goodbye: a pull for every node of the cluster is not for it any more."""

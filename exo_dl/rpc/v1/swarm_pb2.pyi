@@ -49,7 +49,7 @@ class LinkResponse(_message.Message):
     def __init__(self, message: _Optional[_Union[LinkMessage, _Mapping]] = ...) -> None: ...
 
 class LinkMessage(_message.Message):
-    __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye", "limits_told", "limits_asked", "hub_share", "suspect")
+    __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye", "limits_told", "limits_asked", "hub_share", "suspect", "pull_note")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     PEER_GOSSIP_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,7 @@ class LinkMessage(_message.Message):
     LIMITS_ASKED_FIELD_NUMBER: _ClassVar[int]
     HUB_SHARE_FIELD_NUMBER: _ClassVar[int]
     SUSPECT_FIELD_NUMBER: _ClassVar[int]
+    PULL_NOTE_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     beat: Beat
     peer_gossip: PeerGossip
@@ -90,7 +91,8 @@ class LinkMessage(_message.Message):
     limits_asked: LimitsAsked
     hub_share: HubShare
     suspect: Suspect
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., peer_gossip: _Optional[_Union[PeerGossip, _Mapping]] = ..., pull_offer: _Optional[_Union[PullOffer, _Mapping]] = ..., pull_join: _Optional[_Union[PullJoin, _Mapping]] = ..., lease_ask: _Optional[_Union[LeaseAsk, _Mapping]] = ..., lease_grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., lease_cut: _Optional[_Union[LeaseCut, _Mapping]] = ..., lease_progress: _Optional[_Union[LeaseProgress, _Mapping]] = ..., lease_end: _Optional[_Union[LeaseEnd, _Mapping]] = ..., have_map: _Optional[_Union[HaveMap, _Mapping]] = ..., have: _Optional[_Union[Have, _Mapping]] = ..., have_query: _Optional[_Union[HaveQuery, _Mapping]] = ..., node_progress: _Optional[_Union[NodeProgress, _Mapping]] = ..., pull_end: _Optional[_Union[PullEnd, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., limits_told: _Optional[_Union[LimitsTold, _Mapping]] = ..., limits_asked: _Optional[_Union[LimitsAsked, _Mapping]] = ..., hub_share: _Optional[_Union[HubShare, _Mapping]] = ..., suspect: _Optional[_Union[Suspect, _Mapping]] = ...) -> None: ...
+    pull_note: PullNote
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., peer_gossip: _Optional[_Union[PeerGossip, _Mapping]] = ..., pull_offer: _Optional[_Union[PullOffer, _Mapping]] = ..., pull_join: _Optional[_Union[PullJoin, _Mapping]] = ..., lease_ask: _Optional[_Union[LeaseAsk, _Mapping]] = ..., lease_grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., lease_cut: _Optional[_Union[LeaseCut, _Mapping]] = ..., lease_progress: _Optional[_Union[LeaseProgress, _Mapping]] = ..., lease_end: _Optional[_Union[LeaseEnd, _Mapping]] = ..., have_map: _Optional[_Union[HaveMap, _Mapping]] = ..., have: _Optional[_Union[Have, _Mapping]] = ..., have_query: _Optional[_Union[HaveQuery, _Mapping]] = ..., node_progress: _Optional[_Union[NodeProgress, _Mapping]] = ..., pull_end: _Optional[_Union[PullEnd, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., limits_told: _Optional[_Union[LimitsTold, _Mapping]] = ..., limits_asked: _Optional[_Union[LimitsAsked, _Mapping]] = ..., hub_share: _Optional[_Union[HubShare, _Mapping]] = ..., suspect: _Optional[_Union[Suspect, _Mapping]] = ..., pull_note: _Optional[_Union[PullNote, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "node_id", "name", "version", "addresses", "piece_port", "incarnation", "grpc_port")
@@ -403,6 +405,16 @@ class NodeProgress(_message.Message):
     hub_connections: int
     generation: int
     def __init__(self, pull_id: _Optional[str] = ..., state: _Optional[int] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., peer_bytes_per_s: _Optional[float] = ..., error: _Optional[str] = ..., bytes_held: _Optional[int] = ..., hub_connections: _Optional[int] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class PullNote(_message.Message):
+    __slots__ = ("pull_id", "generation", "text")
+    PULL_ID_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    pull_id: str
+    generation: int
+    text: str
+    def __init__(self, pull_id: _Optional[str] = ..., generation: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class PullEnd(_message.Message):
     __slots__ = ("pull_id", "generation", "state", "reason")

@@ -1,0 +1,74 @@
+"""What one node shows of a pull: when it ends, what it waits for, and that nothing in it goes back."""
+
+from __future__ import annotations
+
+from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld.nodestate import NodeState, State
+from exo_dld.view import LOST_GRACE_S, NodeView, PullView
+
+
+def view_of(**states: NodeState) -> PullView:
+    view = PullView("p", "org/name", "main", "c" * 40, "hf", 1, 100, 0.0)
+    view.nodes = {name: NodeView(name, name, state) for name, state in states.items()}
+    return view
+
+
+def lose(view: PullView, name: str, at: float) -> None:
+    view.nodes[name].state, view.nodes[name].lost_at = NodeState.LOST, at
+
+
+def test_a_pull_waits_for_a_lost_node_for_the_grace_and_for_nothing_longer() -> None:
+    view = view_of(a=NodeState.DONE, b=NodeState.PULLING)
+    lose(view, "b", 10.0)
+    assert view.waits_for() == ["b"]
+    assert view.outcome(10.0 + LOST_GRACE_S - 0.1) is None
+    assert view.outcome(10.0 + LOST_GRACE_S) is State.FAILED
+    assert "b: the link to it was lost" in view.summary()
+
+
+def test_a_lost_node_ends_nothing_while_another_works() -> None:
+    view = view_of(a=NodeState.PULLING, b=NodeState.PULLING)
+    lose(view, "b", 0.0)
+    assert view.outcome(1000.0) is None
+    assert view.waits_for() == []
+
+
+def test_a_failed_pull_is_done_after_all_when_the_lost_node_gets_through() -> None:
+    view = view_of(a=NodeState.DONE, b=NodeState.DONE)
+    lose(view, "b", 0.0)
+    view.state, view.error = State.FAILED, view.summary()
+    assert not view.heal()
+    view.nodes["b"].update(pb.NodeProgress(state=int(NodeState.DONE), bytes_wanted=5, bytes_done=5))
+    assert view.heal()
+    assert (view.state, view.error) == (State.DONE, "")
+
+
+def test_a_cancelled_pull_stays_cancelled() -> None:
+    view = view_of(a=NodeState.DONE)
+    view.state = State.CANCELLED
+    assert not view.heal()
+
+
+def test_progress_never_goes_back_nor_above_what_is_wanted() -> None:
+    node = NodeView("a", "a")
+    for said, shown in ((40, 40), (30, 40), (250, 100)):
+        node.update(pb.NodeProgress(state=int(NodeState.PULLING), bytes_wanted=100, bytes_done=said))
+        assert node.bytes_done == shown
+
+
+def test_a_node_that_works_no_more_has_no_rates() -> None:
+    node = NodeView("a", "a", NodeState.PULLING, hub_bytes_per_s=5.0, peer_bytes_per_s=5.0, hub_connections=2)
+    node.state = NodeState.LOST
+    shown = node.to_pb()
+    assert (shown.hub_bytes_per_s, shown.peer_bytes_per_s, shown.hub_connections) == (0.0, 0.0, 0)
+
+
+def test_what_several_nodes_notice_is_told_once() -> None:
+    view = view_of()
+    assert view.note("the hub is busy", 1.0)
+    assert not view.note("the hub is busy", 2.0)
+    assert view.note("the hub is busy", 8.0)
+    assert len(view.events) == 2
+    for number in range(500):
+        view.note(f"{number}", 9.0)
+    assert len(view.events) == 50
