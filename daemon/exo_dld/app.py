@@ -15,9 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
+import psutil
+
 from exo_dl import __version__, secretfile
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import mask
+from exo_dl.core.swarm import MAX_PEER_FETCHES
 from exo_dl.errors import ExoDlError, NotFoundError
 from exo_dl.hubs.base import Hub
 from exo_dl.hubs.huggingface import DEFAULT_ENDPOINT, HuggingFaceHub
@@ -36,6 +39,7 @@ from exo_dl.store.pullstore import PullStore, StoreEvent
 from exo_dld import config as settings
 from exo_dld import logs, servers
 from exo_dld.config import Config
+from exo_dld.governor import Governor, reserve_bytes
 from exo_dld.jobs import Jobs
 from exo_dld.leaving import Leaving
 from exo_dld.limits import Limits
@@ -188,6 +192,15 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     status.follow(pulls.running)
     limits.join(membership, name=config.name, running=pulls.running)
     leaving = Leaving(membership, pulls)
+    governor = Governor(
+        running=pulls.running,
+        max_hub=config.max_hub_connections,
+        max_peers=MAX_PEER_FETCHES,
+        reserve=reserve_bytes(psutil.virtual_memory().total),
+        hush=lambda now: pool.hush(now=now),
+        idle=lambda: leaving.begun,
+    )
+    stack.callback(governor.close)
     piece_server.start()
     stack.callback(piece_server.close)
 

@@ -37,6 +37,8 @@ class Leaving:
         self._asked = asyncio.Event()
         self._hurry = asyncio.Event()
         self._done = False
+        self.begun = False
+        """Handing over has begun."""
 
     def signalled(self) -> None:
         """SIGTERM or SIGINT; the second one ends the daemon without handing over."""
@@ -73,6 +75,7 @@ class Leaving:
 
     async def _hand_over(self, within_s: float) -> int:
         """Returns how many pieces others still lack that only this node holds."""
+        self.begun = True
         told: set[str] = set()
         loop = asyncio.get_running_loop()
         until = loop.time() + within_s

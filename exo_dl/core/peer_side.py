@@ -41,7 +41,7 @@ class PeerSide:
     ) -> None:
         self._manifest = manifest
         self.book = book
-        self._max_fetches = max_fetches
+        self._max_fetches = self._limit = max_fetches
         self._new_fetch_id = new_fetch_id
         self._emit = emit
         self._fetches: dict[int, Fetch] = {}
@@ -62,6 +62,10 @@ class PeerSide:
         return sum(not f.cancelled for f in self._fetches.values())
 
     # ----------------------------------------------------------------- events
+
+    def set_limit(self, limit: int) -> None:
+        """At most ``limit`` transfers from now on, and never more than at the start."""
+        self._limit = max(1, min(limit, self._max_fetches))
 
     def lost(self, name: str) -> None:
         """A peer is gone, and its transfers with it."""
@@ -130,14 +134,14 @@ class PeerSide:
     def plan(self, askable: int, now: float) -> None:
         """Asks for as much of ``askable`` as may be in flight."""
         flying = self.flying
-        while askable and flying < self._max_fetches:
+        while askable and flying < self._limit:
             wish = self.book.choose(askable, now, idle=not flying)
             if wish is None:
                 break
             self._fetch(wish.peer, wish.first, wish.end, now)
             askable &= ~mask(wish.first, wish.end)
             flying += 1
-        if flying < self._max_fetches and not askable & self.book.rarity.available:
+        if flying < self._limit and not askable & self.book.rarity.available:
             self._ask_again(now)
 
     def measure(self, now: float) -> None:

@@ -42,6 +42,7 @@ from exo_dl.core.swarm_types import (
     LeaseTrimmed,
     PeerHas,
     PeerJoined,
+    PeerLimit,
     PeerLost,
     PieceBad,
     PiecesArrived,
@@ -54,6 +55,7 @@ from exo_dl.core.swarm_types import (
 )
 
 __all__ = [
+    "MAX_PEER_FETCHES",
     "Announce",
     "AskLease",
     "CancelFetch",
@@ -73,6 +75,7 @@ __all__ = [
     "LeaseTrimmed",
     "PeerHas",
     "PeerJoined",
+    "PeerLimit",
     "PeerLost",
     "PieceBad",
     "PiecesArrived",
@@ -84,6 +87,9 @@ __all__ = [
     "Tick",
     "TrimFetch",
 ]
+
+MAX_PEER_FETCHES = 8
+"""Transfers from peers in flight in one pull, where nothing else is said."""
 
 _TICK_S = 0.25
 _SOON_S = 1.0
@@ -113,7 +119,7 @@ class Swarm:
         node: str,
         want: int,
         rng: random.Random,
-        max_peer_fetches: int = 8,
+        max_peer_fetches: int = MAX_PEER_FETCHES,
         max_per_peer: int = 2,
         max_hub_slots: int = 4,
         hub_bytes_per_s_guess: float = 0.0,
@@ -242,6 +248,8 @@ class Swarm:
                 self._complete = self._complete and not self._want & ~self._have
             case SlotLimit(limit):
                 self._hub.set_limit(limit)
+            case PeerLimit(limit):
+                self._peers.set_limit(limit)
             case Tick():
                 self._peers.check_stalls(now)
         self._plan(now)

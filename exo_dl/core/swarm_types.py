@@ -27,6 +27,7 @@ __all__ = [
     "LeaseTrimmed",
     "PeerHas",
     "PeerJoined",
+    "PeerLimit",
     "PeerLost",
     "PieceBad",
     "PiecesArrived",
@@ -147,6 +148,13 @@ class SlotLimit:
     limit: int
 
 
+@dataclass(frozen=True, slots=True)
+class PeerLimit:
+    """At most this many transfers from peers from now on (memory is short), at least 1. Those under way go on."""
+
+    limit: int
+
+
 SwarmEvent = (
     PeerJoined
     | PeerHas
@@ -160,6 +168,7 @@ SwarmEvent = (
     | LeaseTrimmed
     | PieceBad
     | SlotLimit
+    | PeerLimit
     | Tick
 )
 

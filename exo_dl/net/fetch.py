@@ -79,6 +79,7 @@ class FetchPool:
         self._closed = False
         self._peers = Lane("fetch-peer", limit=max_peer_threads, run=self._run_task)
         self._hubs: dict[int, Lane] = {}
+        self._hushed = False
 
     def submit(self, job: PeerJob | HubJob) -> None:
         """Takes a job.
@@ -131,6 +132,13 @@ class FetchPool:
         """Closes the idle connections to a peer that is gone."""
         self._connections.forget(address)
 
+    def hush(self, *, now: bool) -> None:
+        """With ``now`` threads that have nothing to do end at once and give up their buffers: memory is short."""
+        with self._lock:
+            self._hushed = now
+            for lane in (self._peers, *self._hubs.values()):
+                lane.hush(now=now)
+
     def close(self) -> None:
         """Cancels all jobs; returns when their `JobEnded` were delivered and the threads have ended (3 s at most)."""
         with self._lock:
@@ -159,6 +167,7 @@ class FetchPool:
             if len(self._hubs) >= self._max_hub_threads:
                 return None
             self._hubs[key] = Lane(f"fetch-hub-{job.slot}", limit=1, run=self._run_task)
+            self._hubs[key].hush(now=self._hushed)
         return self._hubs[key]
 
     def _run_task(self, task: Task, buffer: memoryview) -> None:

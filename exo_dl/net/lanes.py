@@ -34,6 +34,7 @@ class Lane:
         self._idle = 0
         self._closed = False
         self._numbers = 0
+        self._idle_s = _IDLE_S
 
     def put(self, task: Task) -> None:
         """Queues a task; starts a thread for it where none is idle and the limit allows."""
@@ -67,6 +68,12 @@ class Lane:
             self._wake.notify_all()
             return True
 
+    def hush(self, *, now: bool) -> None:
+        """With ``now`` idle threads end at once, and give up their buffers; otherwise after 30 s again."""
+        with self._wake:
+            self._idle_s = 0.0 if now else _IDLE_S
+            self._wake.notify_all()
+
     def close(self) -> None:
         """The threads end when they have carried out what they are at. Nothing is to wait any more."""
         with self._wake:
@@ -89,8 +96,8 @@ class Lane:
 
     def _next(self) -> Task | None:
         with self._wake:
-            until = time.monotonic() + _IDLE_S
-            while not self._waiting and not self._closed and (left := until - time.monotonic()) > 0:
+            since = time.monotonic()
+            while not self._waiting and not self._closed and (left := since + self._idle_s - time.monotonic()) > 0:
                 self._idle += 1
                 self._wake.wait(left)
                 self._idle -= 1

@@ -318,3 +318,18 @@ def test_what_happens_late_is_told_within_20_ms() -> None:
     pool._events.put(PieceDone(1, 1, b"", 1))
     assert told.wait(1)
     pool.close()
+
+
+def test_idle_threads_end_at_once_while_memory_is_short(node: Node, content: Content) -> None:
+    def threads() -> int:
+        return sum(thread.name.startswith("fetch-peer") for thread in threading.enumerate())
+
+    with serving(content) as server:
+        assert node.result_of(node.fetch(server.port, 0, 1)) is FetchResult.DONE
+        assert threads() == 1
+        node.pool.hush(now=True)
+        until = time.monotonic() + 5
+        while threads() and time.monotonic() < until:
+            time.sleep(0.005)
+        assert threads() == 0
+        assert node.result_of(node.fetch(server.port, 1, 2)) is FetchResult.DONE, "a new one does the work"

@@ -1,0 +1,110 @@
+"""Memory runs short: the swarm machine of a pull that runs gets by with fewer transfers, and has all of them later."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from exo_dl.core import swarm as core
+from exo_dl.core.pieces import mask
+from exo_dl.sim.scenarios import model
+from exo_dld.governor import Governor, available_bytes, reserve_bytes
+
+MIB = 1 << 20
+RESERVE = 512 * MIB
+
+
+class Pull:
+    """A session and its worker, as far as the governor sees them: a real swarm machine that is short of pieces."""
+
+    def __init__(self) -> None:
+        self.manifest = model(size_bytes=256 * MIB, files=1)
+        every = mask(0, self.manifest.piece_count)
+        self.swarm = core.Swarm(self.manifest, node="me", want=every, rng=random.Random(1), max_hub_slots=4)
+        self.worker = self
+        self.now = 0.0
+        self.flying: dict[int, core.FetchFromPeer] = {}
+        for peer in "abcdefgh":
+            self.feed(core.PeerHas(peer, every))
+
+    def feed(self, event: core.SwarmEvent) -> None:
+        for action in self.swarm.handle(event, self.now):
+            if isinstance(action, core.FetchFromPeer):
+                self.flying[action.fetch_id] = action
+
+    def bring_one(self) -> None:
+        self.now += 0.01
+        fetch = self.flying.pop(min(self.flying))
+        bits = mask(fetch.first, fetch.end)
+        self.feed(core.PiecesArrived(fetch.fetch_id, bits, self.manifest.set_bytes(bits)))
+        self.feed(core.FetchEnded(fetch.fetch_id, core.FetchResult.DONE))
+
+
+def governor(pull: Pull, available: Callable[[], int], hushed: list[bool]) -> Governor:
+    sessions: Any = [pull]
+    return Governor(
+        running=lambda: sessions,
+        max_hub=4,
+        max_peers=core.MAX_PEER_FETCHES,
+        reserve=RESERVE,
+        available=available,
+        hush=hushed.append,
+        idle=lambda: False,
+    )
+
+
+async def test_transfers_shrink_while_memory_is_short_and_grow_again() -> None:
+    pull, hushed, readings = Pull(), list[bool](), [RESERVE - 1]
+    watch = governor(pull, lambda: readings[0], hushed)
+    assert len(pull.flying) == 8
+    for hub, peers in ((2, 4), (1, 2), (1, 1), (1, 1)):
+        watch.look()
+        assert watch.limits == (hub, peers)
+        while len(pull.flying) > peers:
+            pull.bring_one()
+        pull.bring_one()
+        assert len(pull.flying) == peers, "what ends is replaced, up to the limit"
+    assert hushed == [True]
+    readings[0] = int(1.2 * RESERVE)
+    watch.look()
+    assert watch.limits == (1, 1), "in between nothing changes"
+    readings[0] = 2 * RESERVE
+    for _ in range(4):
+        watch.look()
+    assert watch.limits == (4, 8)
+    assert len(pull.flying) == 8
+    assert hushed == [True, False]
+    watch.close()
+
+
+async def test_it_looks_by_itself(monkeypatch: Any) -> None:
+    monkeypatch.setattr("exo_dld.governor._EVERY_S", 0.001)
+    looked = asyncio.Event()
+
+    def available() -> int:
+        looked.set()
+        return 0
+
+    watch = governor(Pull(), available, [])
+    async with asyncio.timeout(5):
+        await looked.wait()
+    watch.close()
+    assert watch.halvings >= 1
+
+
+def test_available_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
+    machine = available_bytes(tmp_path)  # no such group
+    assert machine > 0
+    (tmp_path / "memory.current").write_text(f"{90 * MIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {20 * MIB}\nactive_file 7\n")
+    (tmp_path / "memory.max").write_text(f"{100 * MIB}\n")
+    assert available_bytes(tmp_path) == 30 * MIB
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(tmp_path) > 30 * MIB
+
+
+def test_the_reserve_is_a_twentieth_within_bounds() -> None:
+    assert [reserve_bytes(gib << 30) >> 20 for gib in (1, 8, 64)] == [128, 409, 1024]
