@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests with network namespaces drive: nginx as the hub, curl to ask it, ip and tc for the networks.
+# Installs what the tests with network namespaces drive: nginx as the hub, curl to ask it, ip and tc for the networks,
+# libfaketime for a clock that jumps.
 # Without root nothing is installed; the tests that lack something say so and are skipped.
 set -euo pipefail
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -8,6 +9,7 @@ missing=()
 command -v nginx >/dev/null || missing+=(nginx-light)
 command -v curl >/dev/null || missing+=(curl)
 { command -v ip && command -v tc; } >/dev/null || missing+=(iproute2)
+compgen -G '/usr/lib/*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
