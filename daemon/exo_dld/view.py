@@ -123,6 +123,8 @@ class PullView:
 
     def note(self, text: str, now: float) -> bool:
         """Adds a line about something that went wrong and was dealt with. False: it was said a moment ago."""
+        for node in self.nodes.values():
+            text = text.replace(node.id, node.name)  # the core knows no names
         text = text[:_MAX_TEXT]
         if now - self._noted.get(text, float("-inf")) < _SAME_NOTE_S:
             return False

@@ -65,6 +65,9 @@ def test_a_node_that_works_no_more_has_no_rates() -> None:
 
 def test_what_several_nodes_notice_is_told_once() -> None:
     view = view_of()
+    view.nodes["qkqowsuact4m2473"] = NodeView("qkqowsuact4m2473", "studio")
+    assert view.note("qkqowsuact4m2473 is slow", 0.0)
+    assert view.events.pop().endswith(" s: studio is slow")
     assert view.note("the hub is busy", 1.0)
     assert not view.note("the hub is busy", 2.0)
     assert view.note("the hub is busy", 8.0)
