@@ -11,7 +11,7 @@ COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-c
 	--no-emit-trusted-host $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint format proto proto-check bench lab-tools lock clean
+.PHONY: help venv demo test check fuzz lint format proto proto-check bench lab-tools lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -37,6 +37,9 @@ test: lint $(WEIGHTS) lab-tools  ## Everything that must hold: lint, types, gene
 
 check: lint $(WEIGHTS)  ## The same without the tests that need network namespaces
 	$(BIN)/python -m pytest -m "not lab"
+
+fuzz: $(READY)  ## The fuzz tests for long (FUZZ_EXAMPLES=20000 of each; a short run is part of the tests)
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/python -m pytest tests/fuzz
 
 lint: $(READY) proto-check  ## Style, types, generated code
 	$(BIN)/ruff check

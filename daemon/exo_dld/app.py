@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import psutil
@@ -40,16 +41,19 @@ from exo_dld import config as settings
 from exo_dld import logs, servers
 from exo_dld.config import Config
 from exo_dld.governor import Governor, reserve_bytes
+from exo_dld.hubcheck import HubCheck, Vouched
 from exo_dld.jobs import Jobs
 from exo_dld.leaving import Leaving
 from exo_dld.limits import Limits
 from exo_dld.membership import Membership
 from exo_dld.messages import PullSpec
+from exo_dld.ports import Ports
 from exo_dld.pulls import Pulls
 from exo_dld.services import ClusterServicer, PullServicer, WatchLimit
 from exo_dld.statedir import StateDir
 from exo_dld.status import Status
-from exo_dld.worker import Ports, Worker
+from exo_dld.targets import OfferRules
+from exo_dld.worker import Worker
 
 __all__ = ["main", "run"]
 
@@ -180,14 +184,21 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         max_uploads=config.max_uploads,
         limiter=limits.lan_up,
     )
+    vouched = Vouched()
     pulls = Pulls(
         membership=membership,
         name=config.name,
         hub_for=_hubs(config),
-        make_worker=_workers(config, identity, library, status, pool, jobs),
+        make_worker=_workers(config, identity, library, status, pool, jobs, vouched),
         make_signer=lambda node: TicketSigner(ticket_key, identity.node_id, audience=node),
         stop_serving=piece_server.stop_pull,
         on_end=status.remember,
+        rules=OfferRules(
+            endpoint=config.hf_endpoint,
+            allow_dirs=tuple(map(Path, config.allow_dirs)),
+            allow_endpoints=config.allow_endpoints,
+        ),
+        vouched=vouched,
     )
     status.follow(pulls.running)
     limits.join(membership, name=config.name, running=pulls.running)
@@ -247,12 +258,13 @@ def _hubs(config: Config) -> Callable[[str], Hub]:
 
 
 def _workers(
-    config: Config, identity: Identity, library: Library, status: Status, pool: FetchPool, jobs: Jobs
+    config: Config, identity: Identity, library: Library, status: Status, pool: FetchPool, jobs: Jobs, vouched: Vouched
 ) -> Callable[[PullSpec, Ports], Worker]:
     hub_for = _hubs(config)
 
     def make_worker(spec: PullSpec, ports: Ports) -> Worker:
         want = _whole(spec.manifest)
+        hub = hub_for(spec.endpoint)
 
         def make_store(events: Callable[[StoreEvent], None]) -> PullStore:
             return PullStore(
@@ -272,11 +284,12 @@ def _workers(
             make_store=make_store,
             pool=pool,
             jobs=jobs,
-            hub=hub_for(spec.endpoint),
+            hub=hub,
             revision=spec.revision,
             max_hub_connections=config.max_hub_connections,
             rate_guess=status.hub_bytes_per_s,
             ports=ports,
+            check=HubCheck(spec.pull_id, spec.manifest, hub=hub, vouched=vouched),
         )
 
     return make_worker

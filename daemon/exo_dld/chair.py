@@ -82,6 +82,11 @@ class Chair:
         if node == self.claim.node:
             self._after(_CLAIM_AFTER_S, self._claim_if_next)
 
+    def expel(self, node: str) -> None:
+        """What a node says that it holds or reads is worth nothing: it goes to others, where this node coordinates."""
+        if self._coordinator is not None:
+            self._coordinator.node_lost(node)
+
     def on_message(self, node: str, message: pb.LinkMessage, epoch: int) -> None:
         """A message for the coordinator; those of other epochs are late or early and are dropped."""
         if self._coordinator is not None and epoch == self.claim.epoch:

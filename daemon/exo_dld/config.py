@@ -59,6 +59,10 @@ class Config:
     """The hub token of the environment. Use `current_hf_token`."""
     hf_token_file: Path
     """Where ``hf auth login`` leaves the token."""
+    allow_dirs: tuple[str, ...] = ()
+    """Folders below which pulls that other nodes start may write; empty: see `exo_dld.targets.DEFAULT_DIRS`."""
+    allow_endpoints: tuple[str, ...] = ()
+    """Hubs that other nodes may name beside ``hf_endpoint``."""
     memory_budget_bytes: int = 256 << 20
     """Most memory that buffers of transfers may take together."""
     max_hub_connections: int = 4

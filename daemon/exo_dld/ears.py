@@ -40,10 +40,12 @@ class Ears:
         self._name_of = name_of
         self._fault = fault
         self._heard: set[str] = set()
+        self._differs: set[str] = set()
 
     def forget(self, node: str) -> None:
         """The link to ``node`` is gone."""
         self._heard.discard(node)
+        self._worker.testimony.lost(node)
         self._worker.feed(core.PeerLost(node))
 
     def from_coordinator(self, message: pb.LinkMessage) -> None:
@@ -60,6 +62,8 @@ class Ears:
 
     def from_peer(self, node: str, message: pb.LinkMessage) -> None:
         """A HaveMap, Have or Suspect, or a HaveQuery of a peer."""
+        if self._worker.testimony.is_banned(node) and message.WhichOneof("body") != "have_query":
+            return
         match message.WhichOneof("body"):
             case "have_map":
                 self._on_have(node, message.have_map, is_map=True)
@@ -69,7 +73,11 @@ class Ears:
                 self._voice.asked_for_map(node)
             case "suspect":
                 for blob, reading in self._worker.readings.check([message.suspect.reading]).items():
-                    self._worker.suspected(blob, reading)
+                    self._suspected(node, blob, reading)
+
+    def _suspected(self, node: str, blob: int, reading: int) -> None:
+        if self._worker.testimony.may_suspect(node, blob, reading):
+            self._worker.suspected(blob, reading)
 
     def _on_have(self, node: str, said: pb.HaveMap | pb.Have, *, is_map: bool) -> None:
         worker = self._worker
@@ -80,13 +88,14 @@ class Ears:
                 self._voice.tell_map(node, again=True)
         readings = worker.readings.check(said.readings)
         for blob, reading in worker.readings.newer(readings):
-            worker.suspected(blob, reading - 1)
+            self._suspected(node, blob, reading - 1)
         pieces = 0
         older = worker.readings.older(readings)
         for first, digests in wire.runs_from_pb(list(said.runs), self._manifest, without=older):
-            conflicts = worker.store.expect(first, digests)
-            if conflicts:
+            asked, conflicts = worker.testimony.hear(node, first, digests)
+            if conflicts and node not in self._differs:
+                self._differs.add(node)
                 self._fault(f"{self._name_of(node)} names other digests for {conflicts.bit_count()} pieces.")
-            pieces |= wire.run_mask(first, digests) & ~conflicts
+            pieces |= asked
         if pieces:
             worker.feed(core.PeerHas(node, pieces))

@@ -179,6 +179,8 @@ class Greeter:
         if peer_id == self._identity.node_id:
             text = "this node has the same id; was a state directory copied? Delete the node id in one of them"
             raise _RefusedError(grpc.StatusCode.PERMISSION_DENIED, text)
+        if record is not None and asyncio.get_running_loop().time() < record.barred_until:
+            raise _RefusedError(grpc.StatusCode.PERMISSION_DENIED, f"it is not linked for a while: {record.problem}")
         if record is None or record.incoming >= _MAX_INCOMING:
             raise _RefusedError(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many links")
         record.incoming += 1

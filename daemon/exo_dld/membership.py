@@ -305,6 +305,8 @@ class Membership(Listeners):
         if record.link is not link:
             return
         record.lost(link, reason, now=self._now())
+        if link.offended:
+            record.bar(self._now(), first_s=self._timing.bar_s, most_s=self._timing.bar_max_s)
         if record.ranking is not None:
             record.ranking.cancel()
         if self._running:
@@ -375,7 +377,10 @@ class Membership(Listeners):
         while not record.expired(self._now(), forget_s=timing.forget_s):
             record.wake.clear()
             pause = None if record.linked else timing.forget_s
-            if not record.linked and not record.left and record.candidates():
+            barred_s = record.barred_until - self._now()
+            if barred_s > 0:
+                pause = barred_s
+            elif not record.linked and not record.left and record.candidates():
                 await self._greeter.dial(record)
                 if not record.linked:
                     pause = delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, guards nothing

@@ -21,6 +21,7 @@ __all__ = [
     "note_message",
     "offer_message",
     "progress_message",
+    "refusal_message",
     "spec_from_offer",
 ]
 
@@ -159,6 +160,7 @@ def progress_message(spec: PullSpec, worker: Worker) -> pb.LinkMessage:
             bytes_held=worker.bytes_held,
             hub_connections=swarm.hub_connections,
             generation=spec.generation,
+            manifest=worker.check.verdict,
         )
     )
 
@@ -168,6 +170,14 @@ def note_message(spec: PullSpec, text: str) -> pb.LinkMessage:
     return pb.LinkMessage(
         pull_note=pb.PullNote(pull_id=spec.pull_id, generation=spec.generation, text=text[:_MAX_REASON])
     )
+
+
+def refusal_message(spec: PullSpec, why: str) -> pb.LinkMessage:
+    """This node takes no part in a pull, for a reason that the person who started it should know."""
+    word = pb.NodeProgress(
+        pull_id=spec.pull_id, state=NodeState.FAILED, error=why[:_MAX_REASON], generation=spec.generation
+    )
+    return pb.LinkMessage(node_progress=word)
 
 
 def end_message(spec: PullSpec, state: State, reason: str) -> pb.LinkMessage:

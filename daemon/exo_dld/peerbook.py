@@ -28,7 +28,7 @@ class PeerInfo:
     `piece_address` is where to fetch pieces from (the fastest address known), None while not linked.
     `last_seen_s` are seconds since anything was heard of it; infinite when nothing ever was.
     `problem` says why it is unreachable, for a person. `incarnation` changes when its daemon restarts. `left`: it said
-    goodbye.
+    goodbye. `barred`: it broke the protocol and is not linked for a while.
     """
 
     id: str
@@ -42,6 +42,7 @@ class PeerInfo:
     piece_address: tuple[str, int] | None
     incarnation: int
     left: bool = False
+    barred: bool = False
 
 
 def _readable(texts: Iterable[str]) -> tuple[tuple[str, int], ...]:
@@ -86,6 +87,8 @@ class PeerRecord:
         self.handshake: asyncio.Task[None] | None = None
         self.ranking: asyncio.Task[None] | None = None
         self.incoming = 0
+        self.offences = 0
+        self.barred_until = 0.0
 
     @property
     def linked(self) -> bool:
@@ -177,6 +180,13 @@ class PeerRecord:
         self.down.set()
         self.wake.set()
 
+    def bar(self, now: float, *, first_s: float, most_s: float) -> float:
+        """It broke the protocol. Returns for how many seconds it is not linked."""
+        bar_s = min(most_s, first_s * 4.0**self.offences)
+        self.offences = min(self.offences + 1, 16)
+        self.barred_until = now + bar_s
+        return bar_s
+
     def expired(self, now: float, *, forget_s: float) -> bool:
         """Whether it is to be forgotten: not linked for long, and no setting names it."""
         return self.link is None and not self.static and now - self.down_since > forget_s
@@ -199,6 +209,7 @@ class PeerRecord:
             piece_address=(host, self.piece_port) if host else None,
             incarnation=self.incarnation,
             left=self.left,
+            barred=now < self.barred_until,
         )
 
 
@@ -231,8 +242,13 @@ class PeerBook:
         if record is not None or node_id == self._own_id:
             return record
         if len(self._records) >= MAX_PEERS:
-            idle = [each for each in self._records.values() if not each.linked and not each.static]
-            if not proven or not idle:
+            # A rumour takes the place of one that was tried and led nowhere; who shows a certificate, that of any.
+            idle = [
+                each
+                for each in self._records.values()
+                if not each.linked and not each.static and (proven or each.problem)
+            ]
+            if not idle:
                 return None
             self.remove(min(idle, key=lambda each: each.down_since))
         record = self._records[node_id] = PeerRecord(node_id, now=now)

@@ -8,19 +8,23 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from exo_dl.core.manifest import pull_id_for
 from exo_dl.core.succession import Claim
-from exo_dl.errors import ExoDlError, HubBusyError, NotFoundError, ProtocolError, UsageError
+from exo_dl.errors import AccessError, ExoDlError, HubBusyError, NotFoundError, ProtocolError, UsageError
 from exo_dl.hubs.base import Hub, Resolved
+from exo_dl.net import wire
 from exo_dl.net.tickets import TicketSigner
 from exo_dl.rpc.v1 import pull_pb2
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dld import messages
 from exo_dld.cluster import Cluster
+from exo_dld.hubcheck import Vouched
 from exo_dld.membership import Membership
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import State
-from exo_dld.requests import check_layout, check_request
+from exo_dld.ports import Ports
+from exo_dld.requests import check_request
 from exo_dld.session import Session
-from exo_dld.worker import Ports, Worker
+from exo_dld.targets import OfferRules
+from exo_dld.worker import Worker
 
 __all__ = ["Pulls"]
 
@@ -46,6 +50,8 @@ class Pulls:
         make_signer: makes the ticket signer for requests to a node.
         stop_serving: ends the uploads of a pull; blocks until its files may be closed.
         on_end: called once for each pull that has ended.
+        rules: what other nodes may have this one do.
+        vouched: told of each list of files that came from the hub.
     """
 
     def __init__(
@@ -58,6 +64,8 @@ class Pulls:
         make_signer: Callable[[str], TicketSigner],
         stop_serving: Callable[[str], object],
         on_end: Callable[[Session], None],
+        rules: OfferRules,
+        vouched: Vouched,
     ) -> None:
         self._membership = membership
         self._me = membership.node_id
@@ -67,6 +75,9 @@ class Pulls:
         self._make_signer = make_signer
         self._stop_serving = stop_serving
         self._on_end = on_end
+        self._rules = rules
+        self._vouched = vouched
+        self._refused: set[str] = set()
         self._signers: dict[str, TicketSigner] = {}
         self._sessions: dict[str, Session] = {}
         self._ended: dict[str, pull_pb2.Pull] = {}
@@ -152,6 +163,7 @@ class Pulls:
         resolved = await self._resolve(repo, revision, repo_type, request)
         manifest = resolved.manifest
         pull_id = pull_id_for(manifest, layout)
+        self._vouched.add(pull_id)
         async with self._starting.setdefault(pull_id, asyncio.Lock()):
             old = self._sessions.get(pull_id)
             if old is not None and old.running:
@@ -312,7 +324,7 @@ class Pulls:
     def _node_down(self, node: str, _reason: str) -> None:
         peer = self._membership.peer(node)
         for session in list(self._sessions.values()):
-            session.node_down(node, left=peer is not None and peer.left)
+            session.node_down(node, left=peer is not None and (peer.left or peer.barred))
 
     def _on_message(self, node: str, message: pb.LinkMessage) -> None:
         kind = message.WhichOneof("body")
@@ -327,6 +339,7 @@ class Pulls:
             session.on_message(node, message)
 
     def _on_offer(self, node: str, offer: pb.PullOffer) -> None:
+        wire.check_claim(offer)
         claim = Claim(offer.epoch, offer.coordinator_id)
         known = self._sessions.get(offer.pull_id)
         if known is not None and offer.generation == known.spec.generation:
@@ -345,13 +358,23 @@ class Pulls:
         if not spec.wants(self._me):
             raise ProtocolError(f"A pull was offered that is not for this node: {spec.pull_id}.")
         try:
-            check_layout(spec.layout)
-        except UsageError as error:
-            raise ProtocolError(str(error)) from error
+            self._rules.check(spec)
+        except AccessError as error:
+            self._refuse(node, spec, error)
+            return
         if len(self.running()) >= _MAX_RUNNING:
             _log.warning("an offer of pull %s is refused: %d pulls run already", spec.pull_id, _MAX_RUNNING)
             return
         self._background(self._join(spec, claim, max(0.0, offer.age_s)))
+
+    def _refuse(self, node: str, spec: PullSpec, error: AccessError) -> None:
+        """Takes no part in a pull, and says so to all: it is shown where the pull was started."""
+        if spec.pull_id not in self._refused:
+            if len(self._refused) >= _MAX_REMEMBERED:
+                self._refused.clear()
+            self._refused.add(spec.pull_id)
+            _log.warning("pull %s, offered by %s, is refused: %s", spec.pull_id, self.name_of(node), error)
+        self._membership.broadcast(messages.refusal_message(spec, str(error)))
 
     async def _join(self, spec: PullSpec, claim: Claim, age_s: float) -> None:
         async with self._starting.setdefault(spec.pull_id, asyncio.Lock()):

@@ -16,8 +16,11 @@ from exo_dl.rpc.v1 import swarm_pb2 as pb
 
 __all__ = ["MAX_READINGS", "Readings"]
 
-MAX_READINGS = 2
+MAX_READINGS = 3
 """A file that was wrong this many times ends the pull on its node."""
+
+ALONE_FROM = 2
+"""From this reading on a node takes a file's pieces from the hub alone: what others said of them was wrong twice."""
 
 _HIGHEST = 1000
 

@@ -20,11 +20,17 @@ from exo_dld.link import GRPC_OPTIONS
 __all__ = ["add_standard_services", "bind_port", "bind_socket", "make_server"]
 
 _MAX_CONCURRENT_RPCS = 1024
+# What strangers can take up: connections that do not finish their handshake are few and short.
+_BOUNDS: tuple[tuple[str, int], ...] = (
+    ("grpc.server_handshake_timeout_ms", 5_000),
+    ("grpc.max_allowed_incoming_connections", 4_096),
+    ("grpc.max_concurrent_streams", 128),
+)
 
 
 def make_server() -> grpc.aio.Server:
     """A server without ports. Two daemons never share one port unnoticed."""
-    options = [*GRPC_OPTIONS, ("grpc.so_reuseport", 0)]
+    options = [*GRPC_OPTIONS, *_BOUNDS]
     return grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
 
 

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from exo_dl.core import swarm as core
 from exo_dl.core.succession import Claim
 from exo_dl.errors import CancelledPullError, ProtocolError, StorageError
 from exo_dl.rpc.v1 import swarm_pb2 as pb
@@ -21,9 +20,10 @@ from exo_dld.coordinator import Coordinator
 from exo_dld.ears import Ears
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import NodeState, State
+from exo_dld.ports import Ports
 from exo_dld.view import LOST_GRACE_S, NodeView, PullView
 from exo_dld.voice import Voice
-from exo_dld.worker import Ports, Worker
+from exo_dld.worker import Worker
 
 __all__ = ["Session"]
 
@@ -73,15 +73,18 @@ class Session:
         for node in spec.targets or {self._me, *cluster.up()}:
             self._add_node(node)
         self._ports = Ports(
-            to_coordinator=self._lease_action,
+            to_coordinator=lambda action: self._say(lambda voice: voice.lease(action)),
             rejoin=self._join,
             ask_maps=self.ask_maps,
-            suspect=self._suspect,
-            announce=self._announce,
+            suspect=lambda blob, reading: self._say(lambda voice: voice.suspect(blob, reading)),
+            announce=lambda pieces: self._say(lambda voice: voice.announce(pieces)),
             peer_address=cluster.address_of,
             signer=cluster.signer_for,
             changed=self._changed,
             fault=self._fault,
+            banned=self._banned,
+            participants=self._participants,
+            name=cluster.name_of(self._me),
         )
         self._make_worker = make_worker
         self.worker: Worker | None = None
@@ -263,7 +266,7 @@ class Session:
         kind = message.WhichOneof("body")
         match kind:
             case "pull_join" | "lease_ask" | "lease_progress" | "lease_end":
-                if self.spec.wants(node):
+                if self.spec.wants(node) and not self._is_banned(node):
                     self._chair.on_message(node, message, getattr(message, kind).epoch)
             case "have_map" | "have" | "suspect":
                 self._from_peer(node, message)
@@ -287,11 +290,20 @@ class Session:
         if self._ears is not None and self.spec.wants(node):
             self._ears.from_peer(node, message)
 
+    def _is_banned(self, node: str) -> bool:
+        return self.worker is not None and self.worker.testimony.is_banned(node)
+
+    def _banned(self, node: str) -> None:
+        self._fault(f"{self._cluster.name_of(node)} sent wrong bytes again and again: it is not asked any more.")
+        self._chair.expel(node)
+
     def _on_progress(self, node: str, word: pb.NodeProgress) -> None:
         if word.generation != self.spec.generation or not self.spec.wants(node):
             return
         view = self._add_node(node)
         view.update(word)
+        if self.worker is not None and node != self._me:
+            self.worker.check.heard(node, word.manifest)
         self._check_end()
         if self.view.heal():
             self._note(f"{view.name} came back: all nodes have the model.")
@@ -310,25 +322,15 @@ class Session:
     # -- what this node says ------------------------------------------------------------------------------------------
 
     def _join(self) -> None:
-        if self._voice is not None:
-            self._voice.join()
+        self._say(lambda voice: voice.join())
 
-    def _lease_action(self, action: core.AskLease | core.ReportLease | core.EndLease) -> None:
+    def _say(self, word: Callable[[Voice], None]) -> None:
         if self._voice is not None:
-            self._voice.lease(action)
-
-    def _announce(self, pieces: int) -> None:
-        if self._voice is not None:
-            self._voice.announce(pieces)
+            word(self._voice)
 
     def ask_maps(self) -> None:
         """Asks all peers of the pull to tell again what they hold."""
-        if self._voice is not None:
-            self._voice.ask_maps()
-
-    def _suspect(self, blob: int, reading: int) -> None:
-        if self._voice is not None:
-            self._voice.suspect(blob, reading)
+        self._say(lambda voice: voice.ask_maps())
 
     def _changed(self) -> None:
         if self._voice is not None:
@@ -390,11 +392,5 @@ class Session:
             elif state is State.FAILED:
                 worker.stop(NodeState.FAILED, StorageError(reason) if not reason else None)
             self._changed()
-        if state is State.CANCELLED:
-            for view in self.view.nodes.values():
-                if not view.state.ended:
-                    view.state = NodeState.CANCELLED
-        self.view.state = state
-        self.view.ended = self._loop.time()
-        self.view.error = reason
+        self.view.end(state, reason, self._loop.time())
         self._on_change(self)

@@ -169,6 +169,10 @@ def _list(item: Callable[[str], str]) -> Parser:
     return parse
 
 
+def _dir(text: str) -> str:
+    return str(locations.absolute(text))
+
+
 def _host(text: str) -> str:
     """An IP address (scope allowed, no brackets) or a host name."""
     try:
@@ -224,6 +228,20 @@ SETTINGS: tuple[Setting, ...] = (
         "Most memory for the buffers of transfers. [default: 256MiB]",
         "SIZE",
         field_name="memory_budget_bytes",
+    ),
+    Setting(
+        "allow_dirs",
+        _list(_dir),
+        "A folder below which pulls that other nodes start may write. Repeatable. [default: new ones in usual places]",
+        "DIR",
+        Kind.LIST,
+    ),
+    Setting(
+        "allow_endpoints",
+        _list(endpoint),
+        "A hub that other nodes may name beside this node's own. Repeatable. [default: none]",
+        "URL",
+        Kind.LIST,
     ),
     Setting("max_hub_connections", _integer(1, 64), "Most connections to the hub at once. [default: 4]", "N"),
     Setting("max_uploads", _integer(1, 1024), "Most pieces sent to peers at once. [default: 16]", "N"),

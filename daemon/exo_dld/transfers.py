@@ -15,6 +15,7 @@ from exo_dl.net.tickets import TicketSigner
 from exo_dl.store.pullstore import PullStore
 from exo_dld.hubside import HubSide
 from exo_dld.jobs import Jobs
+from exo_dld.testimony import Testimony
 
 __all__ = ["Transfers"]
 
@@ -25,8 +26,9 @@ _FETCH_MASK = 0xFFFFFFFF
 class _Fetch:
     """One transfer under way: where its pieces go, and which of them the store has taken."""
 
-    def __init__(self, store: PullStore, targets: tuple[PieceTarget, ...]) -> None:
+    def __init__(self, store: PullStore, targets: tuple[PieceTarget, ...], *, peer: str) -> None:
         self._store = store
+        self.peer = peer
         self._done: set[int] = set()
         self.targets = targets
         self.void = False
@@ -57,6 +59,7 @@ class Transfers:
         signer: makes the tickets for requests to a peer.
         feed: takes the events for the machine.
         ended: called before the machine hears of a fetch's end.
+        testimony: the digests that each peer named; told who does not stand by its own.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Transfers:
         signer: Callable[[str], TicketSigner],
         feed: Callable[[core.SwarmEvent], None],
         ended: Callable[[core.FetchResult, str], None],
+        testimony: Testimony,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pull_id = pull_id
@@ -84,6 +88,7 @@ class Transfers:
         self._signer = signer
         self._feed = feed
         self._ended = ended
+        self._testimony = testimony
         self._number = jobs.register(self._events)
         self._fetches: dict[int, _Fetch] = {}
         self._drained = asyncio.Event()
@@ -91,7 +96,7 @@ class Transfers:
     def from_peer(self, action: core.FetchFromPeer) -> None:
         """Begins to read pieces from a peer."""
         address = self._peer_address(action.peer)
-        fetch = self._begin(action.fetch_id, action.first, action.end)
+        fetch = self._begin(action.fetch_id, action.first, action.end, peer=action.peer)
         if fetch is None:
             return
         if address is None:
@@ -118,7 +123,7 @@ class Transfers:
 
     def from_hub(self, action: core.FetchFromHub, hubside: HubSide) -> None:
         """Begins to read a run of one file's pieces from the hub."""
-        fetch = self._begin(action.fetch_id, action.first, action.end, from_hub=True)
+        fetch = self._begin(action.fetch_id, action.first, action.end)
         if fetch is None:
             return
         blob = self._manifest.blob_of(action.first)
@@ -177,20 +182,20 @@ class Transfers:
     def _is_held(self, piece: int) -> bool:
         return self._store.digest(piece) is not None
 
-    def _begin(self, fetch_id: int, first: int, end: int, *, from_hub: bool = False) -> _Fetch | None:
+    def _begin(self, fetch_id: int, first: int, end: int, *, peer: str = "") -> _Fetch | None:
         """Claims the pieces of a fetch at the store; None, and the fetch has failed, where it cannot."""
         targets: list[PieceTarget] = []
         try:
             for piece in range(first, end):
                 extent = self._store.extent(piece)
                 # What the hub sends is what a piece is: no peer's word about it counts against that.
-                digest = None if from_hub else self._store.expected(piece)
+                digest = self._testimony.digest(peer, piece) if peer else None
                 targets.append(PieceTarget(piece, extent.fd, extent.offset, extent.size, digest))
         except StorageError as error:
             self._store.abandon([t.piece for t in targets])
             self._refuse(fetch_id, core.FetchResult.NO_ROOM, str(error))
             return None
-        fetch = self._fetches[fetch_id] = _Fetch(self._store, tuple(targets))
+        fetch = self._fetches[fetch_id] = _Fetch(self._store, tuple(targets), peer=peer)
         return fetch
 
     def _refuse(self, fetch_id: int, result: core.FetchResult, detail: str) -> None:
@@ -204,6 +209,8 @@ class Transfers:
         self._drained.set()
         self._ended(event.result, event.detail)
         self._feed(event)
+        if fetch is not None and fetch.peer and event.result is core.FetchResult.CORRUPT:
+            self._testimony.broken(fetch.peer)
 
     def _events(self, events: list[FetchEvent]) -> None:
         """A batch from the pool: the pieces of one job become one event of the machine."""

@@ -159,7 +159,15 @@ class PullView:
     def leave(self, node: str, now: float) -> None:
         """A node said goodbye: a pull for every node of the cluster is not for it any more."""
         if (gone := self.nodes.pop(node, None)) is not None:
-            self.note(f"{gone.name} left the cluster.", now)
+            self.note(f"{gone.name} left the cluster, or broke the protocol: it is not waited for.", now)
+
+    def end(self, state: State, reason: str, now: float) -> None:
+        """The pull has ended."""
+        if state is State.CANCELLED:
+            for node in self.nodes.values():
+                if not node.state.ended:
+                    node.state = NodeState.CANCELLED
+        self.state, self.ended, self.error = state, now, reason
 
     def summary(self) -> str:
         """What failed, by node."""

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from pathlib import Path
 
 from exo_dl.core import swarm as core
@@ -18,7 +17,6 @@ from exo_dl.core.manifest import Manifest
 from exo_dl.errors import ExoDlError, IntegrityError, StorageError
 from exo_dl.hubs.base import Hub
 from exo_dl.net.fetch import FetchPool
-from exo_dl.net.tickets import TicketSigner
 from exo_dl.store.pullstore import (
     BlobCorrupt,
     BlobPublished,
@@ -28,10 +26,13 @@ from exo_dl.store.pullstore import (
     StoreEvent,
     StoreFailed,
 )
+from exo_dld.hubcheck import HubCheck
 from exo_dld.hubside import HubSide
 from exo_dld.jobs import Jobs
 from exo_dld.nodestate import NodeState
-from exo_dld.readings import MAX_READINGS, Readings
+from exo_dld.ports import Ports
+from exo_dld.readings import ALONE_FROM, MAX_READINGS, Readings
+from exo_dld.testimony import Testimony
 from exo_dld.transfers import Transfers
 
 __all__ = ["Ports", "Worker"]
@@ -40,33 +41,6 @@ __all__ = ["Ports", "Worker"]
 # waver, and each byte from the hub counts against somebody's limit.
 _REREAD_GAIN = 3.0
 _EARLY_S = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What a worker needs from the rest of the daemon.
-
-    Attributes:
-        to_coordinator: sends one of the swarm's lease actions to whoever coordinates.
-        rejoin: tells the coordinator again what this node holds.
-        ask_maps: asks all peers of the pull to tell again what they hold.
-        suspect: tells all peers that this reading of a blob is wrong.
-        announce: tells all peers of the pull of newly verified pieces.
-        peer_address: host and piece port of a peer; None while it is not linked.
-        signer: makes the tickets for a peer.
-        changed: state or progress changed.
-        fault: one line for a person.
-    """
-
-    to_coordinator: Callable[[core.AskLease | core.ReportLease | core.EndLease], None]
-    rejoin: Callable[[], None]
-    ask_maps: Callable[[], None]
-    suspect: Callable[[int, int], None]
-    announce: Callable[[int], None]
-    peer_address: Callable[[str], tuple[str, int] | None]
-    signer: Callable[[str], TicketSigner]
-    changed: Callable[[], None]
-    fault: Callable[[str], None]
 
 
 class Worker:
@@ -85,6 +59,7 @@ class Worker:
         max_hub_connections: the most that it opens to the hub at once.
         rate_guess: bytes/s from the hub, measured in earlier pulls; 0 when unknown.
         ports: the rest of the daemon.
+        check: whether the manifest is the hub's.
     """
 
     def __init__(
@@ -102,11 +77,13 @@ class Worker:
         max_hub_connections: int,
         rate_guess: float,
         ports: Ports,
+        check: HubCheck,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._manifest = manifest
         self._want = want
         self._ports = ports
+        self.check = check
         self._revision = revision
         self.store = make_store(self._store_event)
         self._swarm = core.Swarm(
@@ -126,6 +103,7 @@ class Worker:
                 ready=lambda: self.feed(core.HubReady(ok=True)),
                 failed=self._hub_failed,
             )
+        self.testimony = Testimony(self.store, banned=self._banned)
         self._transfers = Transfers(
             pull_id=pull_id,
             manifest=manifest,
@@ -137,6 +115,7 @@ class Worker:
             signer=ports.signer,
             feed=self.feed,
             ended=self._fetch_ended,
+            testimony=self.testimony,
         )
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -161,11 +140,12 @@ class Worker:
         An error is not raised: it becomes this node's state, and the other nodes go on.
         """
         self._probe_hub(at_once=True)
+        self.check.start(told=self._ports.changed, refused=self.fail)
         try:
             self.checking = await asyncio.to_thread(self.store.candidates) & self._want
             await asyncio.to_thread(self.store.open)
         except ExoDlError as error:
-            self._fail(error)
+            self.fail(error)
             return
         if self._closed:
             return
@@ -183,6 +163,7 @@ class Worker:
         if self._timer is not None:
             self._timer.cancel()
         await self._transfers.close()
+        await self.check.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -281,7 +262,7 @@ class Worker:
             case BlobCorrupt(index, bad_pieces):
                 self._on_corrupt(index, bad_pieces)
             case StoreFailed(error):
-                self._fail(error)
+                self.fail(error)
 
     def _on_corrupt(self, index: int, pieces: int) -> None:
         blob, whole = self._manifest.blobs[index], self.readings.pieces(index)
@@ -295,9 +276,19 @@ class Worker:
         self._drop(whole)
         if reading + 1 >= MAX_READINGS:
             text = f"{blob.paths[0]} was read {MAX_READINGS} times and never had the digest that the hub names for it."
-            self._fail(IntegrityError(text, hint="The hub's copy may be damaged: try later, or another revision."))
+            self.fail(IntegrityError(text, hint="The hub's copy may be damaged: try later, or another revision."))
             return
         self._ports.fault(f"{blob.paths[0]} does not have the digest that the hub names for it: it is read again.")
+        if reading + 1 >= ALONE_FROM:
+            # Wrong twice, with the pieces of others: now this node believes the hub alone.
+            for peer, pieces in self.testimony.mistrust(whole, self._swarm.held_by):
+                for event in (core.PeerLost(peer), core.PeerJoined(peer), core.PeerHas(peer, pieces)):
+                    self.feed(event)
+            self.feed(core.OnOwn())
+
+    def _banned(self, peer: str) -> None:
+        self.feed(core.PeerLost(peer))
+        self._ports.banned(peer)
 
     def suspected(self, index: int, reading: int) -> None:
         """A peer found that this reading of a blob is wrong."""
@@ -307,12 +298,14 @@ class Worker:
         # Where all of it is here its own digest decides in a moment.
         if whole & ~self._swarm.have:
             self.readings.begin(index, reading + 1)
-            self._drop(whole)
+            if self._waiting is None:  # before the store is open there is nothing to drop
+                self._drop(whole)
 
     def _drop(self, pieces: int) -> None:
         """These pieces are to be read again; what was known of their digests is not believed any more."""
         self._transfers.void(pieces)
         self.store.forget(pieces)
+        self.testimony.forget(pieces)
         self._complete = False
         if not self.state.ended:
             self._set_state(NodeState.PULLING)
@@ -322,7 +315,7 @@ class Worker:
 
     def _fetch_ended(self, result: core.FetchResult, detail: str) -> None:
         if result is core.FetchResult.NO_ROOM:
-            self._fail(StorageError(detail))
+            self.fail(StorageError(detail))
         elif result in (core.FetchResult.HUB_UNREACHABLE, core.FetchResult.HUB_REFUSED):
             self._loop.call_soon(self._hub_lost)
         self._ports.changed()
@@ -373,14 +366,17 @@ class Worker:
 
     async def _finish(self) -> None:
         try:
+            if note := await self.check.settle(self._ports.participants):
+                self._ports.fault(f"{self._ports.name} {note}")
             self.path = await asyncio.to_thread(self.store.finish, self._revision)
         except ExoDlError as error:
-            self._fail(error)
+            self.fail(error)
             return
         if not self.state.ended:
             self._set_state(NodeState.DONE)
 
-    def _fail(self, error: ExoDlError) -> None:
+    def fail(self, error: ExoDlError) -> None:
+        """This node's part has failed."""
         if self.state.ended:
             return
         for lease in self._swarm.held_leases():

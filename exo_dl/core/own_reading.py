@@ -43,6 +43,7 @@ class OwnReading:
         self._gain = gain
         self._progress_at: float | None = None
         self._alone = False
+        self._insists = False
         self._rereading = False
         self.reserved = 0
         self._next_piece = rng.randrange(max(1, manifest.piece_count))
@@ -52,6 +53,10 @@ class OwnReading:
         self._progress_at = now
         if not from_hub:
             self._alone = False
+
+    def begin_alone(self) -> None:
+        """What no peer holds is not waited for any more, until nothing is lacking."""
+        self._insists = True
 
     def answered(self) -> None:
         """A coordinator gave a lease."""
@@ -73,17 +78,22 @@ class OwnReading:
         """Starts a transfer on an idle hub connection where one of the two exceptions holds."""
         if self._progress_at is None or not lacking:
             self._progress_at = now
+        self._insists = self._insists and bool(lacking)
         if not lacking or not hub.ready:
             self._stop()
             return
         if now - self._progress_at >= _ALONE_S:
             self._alone = True
-        at_once = self._alone or self._rereading or not hub.coordinated
+        insisted = lacking & ~in_flight & ~available if self._insists else 0
+        at_once = bool(insisted) or self._alone or self._rereading or not hub.coordinated
         slot = hub.idle_slot(now, asked_for_s=0.0 if at_once else _ASKED_S)
         if slot is None:
             return
         rest = lacking & ~in_flight
-        if self._alone:
+        if insisted:
+            rest = insisted
+            budget = float(_ALONE_RUN_BYTES)
+        elif self._alone:
             rest = (rest & ~available) or rest
             budget = float(_ALONE_RUN_BYTES)
         else:

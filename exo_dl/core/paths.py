@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 
 from exo_dl.errors import UsageError
 
-__all__ = ["check_commit", "check_path", "check_repo"]
+__all__ = ["check_commit", "check_path", "check_repo", "colliding"]
 
 _MAX_PATH_BYTES = 1024
 _MAX_PART_BYTES = 255
@@ -50,6 +51,19 @@ def check_path(path: str) -> str:
             if char in _LOOKALIKES or unicodedata.category(char) in ("Cc", "Cs"):
                 raise refuse(f"it has the character {char!r}")
     return path
+
+
+def colliding(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of paths that are one on a disk which folds case or normalises Unicode, folders and files alike."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        parts = path.split("/")
+        for end in range(1, len(parts) + 1):
+            part = "/".join(parts[:end])
+            folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", part).casefold())
+            other = seen.setdefault(folded, part)
+            if other != part:
+                yield other, part
 
 
 def check_repo(repo: str) -> str:

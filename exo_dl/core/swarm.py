@@ -40,6 +40,7 @@ from exo_dl.core.swarm_types import (
     LeaseGranted,
     LeaseResult,
     LeaseTrimmed,
+    OnOwn,
     PeerHas,
     PeerJoined,
     PeerLimit,
@@ -73,6 +74,7 @@ __all__ = [
     "LeaseGranted",
     "LeaseResult",
     "LeaseTrimmed",
+    "OnOwn",
     "PeerHas",
     "PeerJoined",
     "PeerLimit",
@@ -246,6 +248,8 @@ class Swarm:
             case PieceBad(pieces):
                 self._have &= ~pieces
                 self._complete = self._complete and not self._want & ~self._have
+            case OnOwn():
+                self._own.begin_alone()
             case SlotLimit(limit):
                 self._hub.set_limit(limit)
             case PeerLimit(limit):

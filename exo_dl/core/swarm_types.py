@@ -25,6 +25,7 @@ __all__ = [
     "LeaseGranted",
     "LeaseResult",
     "LeaseTrimmed",
+    "OnOwn",
     "PeerHas",
     "PeerJoined",
     "PeerLimit",
@@ -142,6 +143,11 @@ class PieceBad:
 
 
 @dataclass(frozen=True, slots=True)
+class OnOwn:
+    """What is lacking and no believed peer holds is read from the hub at once, lease or not."""
+
+
+@dataclass(frozen=True, slots=True)
 class SlotLimit:
     """At most this many hub connections from now on (memory or disk is short, or the user said so); 0 stops them."""
 
@@ -167,6 +173,7 @@ SwarmEvent = (
     | LeaseGranted
     | LeaseTrimmed
     | PieceBad
+    | OnOwn
     | SlotLimit
     | PeerLimit
     | Tick

@@ -27,6 +27,7 @@ __all__ = ["SERVICE_TYPE", "Discovery", "Sighting", "read_sighting"]
 SERVICE_TYPE = "_exo-dl._tcp.local."
 _VERSION = "1"
 _MAX_NODES = 1024
+_MAX_NAMES = 8192
 _MAX_ADDRESSES = 16
 _MAX_TEXT_CHARS = 64
 # Names that are being resolved at once; mDNS answers at its own pace.
@@ -214,6 +215,8 @@ class Discovery:
         await self._zeroconf.async_register_service(self._announcement(), cooperating_responders=True)
 
     async def _refresh(self, zeroconf: AsyncZeroconf) -> None:
+        if len(zeroconf.zeroconf.cache.cache) > _MAX_NAMES:
+            raise RuntimeError(f"more than {_MAX_NAMES} names are announced on this network")
         hosts = local_hosts(self._listen_hosts, link_local=True)
         if hosts == self._hosts:
             return
@@ -256,8 +259,11 @@ class Discovery:
                 self._on_gone(node_id)
             return
         if node_id not in self._known and len(self._known) >= _MAX_NODES:
-            self._complain("more than %s nodes announce themselves by mDNS; the others are not seen", _MAX_NODES)
-            return
+            self._complain("more than %s nodes announce themselves by mDNS; the oldest are forgotten", _MAX_NODES)
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            if (task := self._resolving.pop(oldest, None)) is not None:
+                task.cancel()
         self._known.setdefault(node_id, None)
         if (task := self._resolving.pop(node_id, None)) is not None:
             task.cancel()

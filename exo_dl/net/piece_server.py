@@ -11,6 +11,7 @@ descriptor is never closed under a thread that uses it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import selectors
 import socket
 import threading
@@ -39,6 +40,8 @@ _STRANGER_S = 10.0
 _HEAD_S = 5.0
 _IDLE_S = 90.0
 _BUSY_RETRY_MS = 50
+_MAX_TOLD = 1024
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class PieceServer:
             limiter=limiter,
         )
         self._requests = self._busy = self._refused = 0
+        self._told: set[str] = set()
         self._connections: set[_Connection] = set()
         self._per_host: dict[str, int] = {}
         self._returned: deque[tuple[_Connection, bool]] = deque()
@@ -294,11 +298,13 @@ class PieceServer:
                 return
             node = self._authorize(method, target, headers)
             if node is None:
+                self._tell(connection, "has no good ticket")
                 now = {TIME_HEADER: f"{time.time():.3f}"}
                 self._answer(connection, 401, "No good ticket for this request.", keep=keep, headers=now)
                 return
             request = parse_target(target)
         except ProtocolError as error:
+            self._tell(connection, "speaks no proper HTTP")
             self._answer(connection, 400, str(error), keep=False)
             return
         connection.known = True
@@ -309,6 +315,16 @@ class PieceServer:
             self._busy += 1
             busy = {"Retry-After": "1", "exo-dl-retry-ms": str(_BUSY_RETRY_MS)}
             self._answer(connection, 503, "All upload slots are taken.", keep=keep, headers=busy)
+
+    def _tell(self, connection: _Connection, why: str) -> None:
+        """A source of bad requests is named in the log once; all of them are counted."""
+        if connection.host not in self._told and not connection.known:
+            if len(self._told) >= _MAX_TOLD:
+                self._told.clear()
+            self._told.add(connection.host)
+            _log.warning(
+                "%s is refused at the piece port: it %s (more from there is only counted)", connection.host, why
+            )
 
     def _begin(self, connection: _Connection, upload: Upload) -> bool:
         """Gives a connection to a sender; False when no slot is free."""

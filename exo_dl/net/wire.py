@@ -5,6 +5,7 @@ Every function that reads a message raises `ProtocolError` (or `UsageError`, for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from exo_dl.core.leases import HeldLease
@@ -17,6 +18,7 @@ from exo_dl.rpc.v1 import swarm_pb2 as pb
 __all__ = [
     "DIGEST_BYTES",
     "MAX_TARGETS",
+    "check_claim",
     "check_offer",
     "check_run",
     "have_runs",
@@ -33,6 +35,12 @@ __all__ = [
 DIGEST_BYTES = 32
 MAX_TARGETS = 10_000
 _MAX_LEASES = 1024
+# Lease ids have the epoch in their upper half.
+_MAX_EPOCH = (1 << 31) - 1
+_MAX_GENERATION = 1 << 48
+_MAX_AGE_S = 1e9
+_MAX_TEXT = 2000
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # Digests in one message: 1 MiB, so that a heartbeat never waits long behind a map.
 _MAX_DIGESTS = 32_768
 _REPO_TYPES = frozenset({"model", "dataset", "space"})
@@ -79,14 +87,25 @@ def manifest_from_pb(message: pb.Manifest) -> Manifest:
 
 def check_offer(offer: pb.PullOffer) -> Manifest:
     """The manifest of an offer whose pull id is right for it."""
+    check_claim(offer)
     manifest = manifest_from_pb(offer.manifest)
     if pull_id_for(manifest, offer.layout) != offer.pull_id:
         raise ProtocolError(f"The offer of pull {offer.pull_id[:40]!r} does not have the id of its files.")
-    if len(offer.targets) > MAX_TARGETS:
-        raise ProtocolError(f"An offer names {len(offer.targets)} nodes.")
-    if offer.epoch < 1 or not offer.coordinator_id:
-        raise ProtocolError("An offer without epoch or coordinator.")
+    if offer.revision:
+        check_path(offer.revision)
     return manifest
+
+
+def check_claim(offer: pb.PullOffer) -> None:
+    """All of an offer but its manifest, which a node that knows the pull already does not look at again."""
+    if len(offer.targets) > MAX_TARGETS or not all(map(_NAME.fullmatch, offer.targets)):
+        raise ProtocolError(f"An offer names {len(offer.targets)} nodes, or one that is none.")
+    if not 1 <= offer.epoch <= _MAX_EPOCH or not _NAME.fullmatch(offer.coordinator_id):
+        raise ProtocolError("An offer without a sensible epoch or coordinator.")
+    if offer.generation > _MAX_GENERATION:
+        raise ProtocolError("An offer with a generation that no pull reaches.")
+    if not 0 <= offer.age_s < _MAX_AGE_S or max(len(offer.layout), len(offer.endpoint)) > _MAX_TEXT:
+        raise ProtocolError("An offer with an age, a layout or an endpoint out of all bounds.")
 
 
 def piece_set(bits: int) -> pb.PieceSet:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exo_dl.core.manifest import Blob, Manifest
+from exo_dl.core.paths import colliding
 from exo_dl.core.pieces import iter_bits, mask
 from exo_dl.errors import ExoDlError, StorageError
 from exo_dl.store.checking import check_files, check_part, differing_pieces, plan_slot
@@ -121,6 +122,7 @@ class Assembly:
                 needed += max(0, self.manifest.set_bytes(slot.wanted) - slot.on_disk)
                 missing -= 1
             needed += missing * slot.blob.size if slot.full else 0
+        self._check_names()
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             self.layout.check_room(needed)
@@ -133,6 +135,15 @@ class Assembly:
         except StorageError:
             self.close(keep=True)
             raise
+
+    def _check_names(self) -> None:
+        """Two names that this disk takes for one would overwrite each other."""
+        same = next(iter(colliding(path for slot in self.slots.values() for path in slot.blob.paths)), None)
+        if same is not None and self.layout.folder.folds_names():
+            raise StorageError(
+                f"The disk of {self.layout.folder.root} takes {same[0]!r} and {same[1]!r} for one name.",
+                hint="Leave one of them out with --exclude, or choose a disk that tells them apart.",
+            )
 
     def check(self) -> None:
         """See `PullStore.start_check`."""
@@ -310,7 +321,9 @@ class Assembly:
     def _on_digest(self, blob_index: int, right: bool) -> None:
         slot = self.slots[blob_index]
         with slot.lock:
-            if slot.stage is not Stage.OPEN:
+            blob = slot.blob
+            # Pieces that were forgotten while it was computed are read again, and so is the digest.
+            if slot.stage is not Stage.OPEN or not self.table.all_held(blob.first_piece, blob.end_piece):
                 return
             slot.stage = Stage.WAITING if right else Stage.SUSPECT
             self.settle(slot)

@@ -130,6 +130,20 @@ class Folder:
             more = os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
             return os.open(last, flags | more, 0o666, dir_fd=at)
 
+    def folds_names(self) -> bool:
+        """Whether this disk takes names for one that differ in case, or in the form of their Unicode, alone."""
+        stem = f".{secrets.token_hex(6)}"
+        with disk_errors(self.root), self._at(f"{stem}-\u00e9A", create=True) as (at, last):
+            os.close(os.open(last, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=at))
+            try:
+                for twin in (f"{stem}-\u00e9a", f"{stem}-e\u0301A"):
+                    with suppress(FileNotFoundError):
+                        os.stat(twin, dir_fd=at, follow_symlinks=False)
+                        return True
+            finally:
+                os.unlink(last, dir_fd=at)
+        return False
+
     def make(self, name: str) -> Path:
         """Makes the folder ``name`` with its parents."""
         with disk_errors(self.path(name)), self._at(f"{name}/x", create=True):

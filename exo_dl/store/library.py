@@ -7,6 +7,7 @@ else is read anew. The times include the change time, which no program can set b
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import stat
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from exo_dl.core.manifest import Blob, FileEntry
-from exo_dl.errors import NotFoundError, StorageError
+from exo_dl.core.paths import check_path
+from exo_dl.errors import NotFoundError, StorageError, UsageError
 from exo_dl.store.folder import disk_errors
 from exo_dl.store.verify import BlobHasher, read_chunks
 
 __all__ = ["FileCheck", "HeldBlob", "Library", "ModelRecord", "check_file", "verify_model"]
 
+_log = logging.getLogger(__name__)
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE blobs (
@@ -182,10 +185,12 @@ class Library:
         )
         found = []
         for path, inode, mtime_ns, ctime_ns, pieces in rows:
+            if not isinstance(path, bytes) or not isinstance(pieces, bytes) or len(pieces) != 32 * blob.piece_count:
+                continue  # A damaged row: the file is read again where it is wanted.
             name = Path(os.fsdecode(path))
             try:
                 status = os.stat(name)
-            except OSError:
+            except (OSError, ValueError):
                 continue  # Perhaps on a disk that is not mounted now.
             same = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
             if stat.S_ISREG(status.st_mode) and same == (blob.size, inode, mtime_ns, ctime_ns):
@@ -236,9 +241,18 @@ class Library:
         )
         models = []
         for hub, repo_type, repo, commit, layout, path, files, revisions in rows:
-            entries = tuple(FileEntry(p, n, bytes.fromhex(d), bytes.fromhex(oid)) for p, n, d, oid in json.loads(files))
-            names = tuple(json.loads(revisions))
-            models.append(ModelRecord(hub, repo_type, repo, commit, names, layout, Path(path), entries, complete=False))
+            try:
+                entries = tuple(
+                    FileEntry(check_path(p), int(n), bytes.fromhex(d), bytes.fromhex(oid))
+                    for p, n, d, oid in json.loads(files)
+                )
+                names = tuple(map(str, json.loads(revisions)))
+                where = Path(path)
+                record = ModelRecord(hub, repo_type, repo, commit, names, layout, where, entries, complete=False)
+            except (ValueError, TypeError, AttributeError, RecursionError, UsageError):
+                _log.warning("A model in the state database has a damaged row; it is not listed.")
+                continue
+            models.append(record)
         return models
 
     def models(self) -> list[ModelRecord]:

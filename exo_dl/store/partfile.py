@@ -167,4 +167,6 @@ class PartFile:
 
 def _records(data: bytes) -> list[tuple[int, bytes]]:
     digests = (data[at : at + DIGEST_BYTES] for at in range(0, len(data), DIGEST_BYTES))
-    return [(piece, digest) for piece, digest in enumerate(digests) if digest != _ABSENT]
+    return [
+        (piece, digest) for piece, digest in enumerate(digests) if digest != _ABSENT and len(digest) == DIGEST_BYTES
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -200,7 +201,12 @@ class ReadFiles:
 
     def adopt(self, slot: Slot, fd: int, source: Path) -> None:
         """Takes ``fd``, until now a part's, over for reading: the same number, from now on read-only, of ``source``."""
-        reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        status, own = os.fstat(reading), os.fstat(fd)
+        # A place that was there before is another file of the same content.
+        if source not in slot.in_place and (status.st_dev, status.st_ino) != (own.st_dev, own.st_ino):
+            os.close(reading)
+            raise OSError(errno.ESTALE, "another file was put in its place")
         with self._lock:
             os.dup2(reading, fd, inheritable=False)
             os.close(reading)

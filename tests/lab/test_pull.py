@@ -97,8 +97,8 @@ def test_the_hub_is_asked_once_and_each_range_served_once(finished: Finished, mo
     """The last test on this lab: it ends the hub, so that its log is whole."""
     check_hub_bytes(finished.lab, model)
     api = [request.path for request in finished.lab.requests() if request.path.startswith("/api/models/")]
-    # Once for each of the two pulls in this module.
-    assert len(api) <= 2, api
+    # Once for each of the two pulls in this module, and once by each node that did not start the first.
+    assert len(api) <= 5, api
 
 
 @pytest.mark.parametrize("name", ["n1", "n2", "n3", "n4"])

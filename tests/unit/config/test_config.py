@@ -29,6 +29,8 @@ EXAMPLES: dict[str, tuple[str, str, object]] = {
     "hf_cache": ("/c", '"/c"', Path("/c")),
     "hf_token_file": ("/t", '"/t"', Path("/t")),
     "memory_budget": ("64MiB", '"64MiB"', 64 << 20),
+    "allow_dirs": ("/models,/data", '["/models", "/data"]', ("/models", "/data")),
+    "allow_endpoints": ("http://hub:8080/", '["http://hub:8080"]', ("http://hub:8080",)),
     "max_hub_connections": ("2", "2", 2),
     "max_uploads": ("3", "3", 3),
     "hub_limit": ("100Mbit", '"12.5MB/s"', 12_500_000),
