@@ -5,6 +5,7 @@ A message says what failed and with which value; `hint` says what to do about it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 __all__ = [
@@ -13,13 +14,17 @@ __all__ = [
     "CancelledPullError",
     "DaemonUnavailableError",
     "ExoDlError",
+    "FormatError",
     "HubBusyError",
     "HubError",
     "IntegrityError",
+    "NoRoomError",
     "NotFoundError",
+    "PlacementError",
     "ProtocolError",
     "PullFailedError",
     "StorageError",
+    "UnknownStructureError",
     "UsageError",
     "error_for_status",
 ]
@@ -50,6 +55,14 @@ class UsageError(ExoDlError):
 
     exit_code = 2
     status = "INVALID_ARGUMENT"
+
+
+class PlacementError(UsageError):
+    """A placement that cannot be carried out as asked: unknown nodes, more nodes than layers, a plan against itself."""
+
+
+class UnknownStructureError(UsageError):
+    """A model whose parts cannot be told from their names: it can be moved as whole files only."""
 
 
 class NotFoundError(ExoDlError):
@@ -95,11 +108,23 @@ class StorageError(ExoDlError):
     status = "RESOURCE_EXHAUSTED"
 
 
+class NoRoomError(StorageError):
+    """Nodes whose share does not fit their memory or disk. `short` says for each by how many bytes."""
+
+    def __init__(self, what: str, *, short: Mapping[str, int], hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.short = dict(short)
+
+
 class IntegrityError(ExoDlError):
     """Bytes that do not have the digest that they must have."""
 
     exit_code = 8
     status = "DATA_LOSS"
+
+
+class FormatError(IntegrityError):
+    """A header or an index that is damaged, contradicts itself, or does not fit the file that it describes."""
 
 
 class PullFailedError(ExoDlError):
