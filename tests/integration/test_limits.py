@@ -96,7 +96,8 @@ def test_a_limit_on_the_cluster_set_in_the_middle_of_a_pull_is_obeyed_and_lifted
         shares = []
         while time.monotonic() < settled:
             shares.append([node.hub_share_bytes_per_s for node in get_limits(trio[2]).nodes])
-        assert 1.4 < counter.seconds_for(4 * MB) < 6.0, "two seconds, on a machine that has time"
+        # Each new request fills the buffers of its sockets at once, which blurs a short time.
+        assert 2.8 < counter.seconds_for(8 * MB) < 10.0, "four seconds, on a machine that has time"
         shares.append([node.hub_share_bytes_per_s for node in get_limits(trio[2]).nodes])
         # What a node knows of the others is a beat old: it may see one share before it shrank and one after it grew.
         assert all(sum(each) <= 2 * 2 * MB for each in shares)

@@ -185,7 +185,8 @@ def test_odd_but_honest_answers_give_the_right_bytes(
 def test_a_connection_that_is_closed_in_the_middle_is_opened_again(reader_for: ReaderFor, hub: LocalHub) -> None:
     hub.fault("close", after_bytes=50_000, count=2)
     assert read(reader_for(hub).open_range(url_of(hub), 1000, 500_000)) == content_of(hub)[1000:500_000]
-    assert [record["bytes"] for record in records_of(hub)] == [50_000, 50_000, 399_000]
+    # Each connection has a thread at the hub, and notes when it has ended: in any order.
+    assert sorted(record["bytes"] for record in records_of(hub)) == [50_000, 50_000, 399_000]
 
 
 @pytest.mark.parametrize("after_bytes", [0, 50_000])
