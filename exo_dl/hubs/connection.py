@@ -29,6 +29,7 @@ from exo_dl.hubs.dialing import (
     proxy_headers,
     time_left,
 )
+from exo_dl.net.gather import Gather
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Connection"]
 
 _MAX_LINE_BYTES = 8192
+_TLS_RECORD_BYTES = 16 << 10
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: .*)?\r?\n")
 
 
@@ -45,6 +47,13 @@ class _SocketStream(io.RawIOBase):
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self.deadline: float | None = None
+        self._gather = Gather(sock)
+
+    def gather(self, byte_count: int) -> bool:
+        return self._gather.wait(byte_count)
+
+    def rest(self) -> None:
+        self._gather.rest()
 
     def readable(self) -> bool:
         return True
@@ -63,16 +72,29 @@ class _Body(Protocol):
 
     ended: bool
 
+    def gather(self, byte_count: int) -> bool: ...
+
     def readinto(self, buffer: memoryview) -> int: ...
 
 
 class _SizedBody:
     """A body with a Content-Length, or (None) one that ends with the connection."""
 
-    def __init__(self, stream: io.BufferedReader[Any], size: int | None) -> None:
+    def __init__(self, stream: io.BufferedReader[_SocketStream], size: int | None) -> None:
         self._stream = stream
         self._left = size
         self.ended = size == 0
+
+    def gather(self, byte_count: int) -> bool:
+        """Waits a moment for so many bytes, where they are known to come."""
+        if self._left is None:
+            return True
+        # Some of what is left may be in the buffers of this stream and of TLS: that does not come any more.
+        sure = self._left - _MAX_LINE_BYTES - _TLS_RECORD_BYTES
+        if sure > 0:
+            return self._stream.raw.gather(min(byte_count, sure))
+        self._stream.raw.rest()
+        return True
 
     def readinto(self, buffer: memoryview) -> int:
         if self.ended:
@@ -94,6 +116,10 @@ class _ChunkedBody:
         self._left = 0
         self._between = False
         self.ended = False
+
+    def gather(self, byte_count: int) -> bool:
+        """Nothing: what is still to come of a chunk is not known well enough."""
+        return True
 
     def readinto(self, buffer: memoryview) -> int:
         if self.ended:
@@ -243,6 +269,7 @@ class Connection:
         if any("\r" in line or "\n" in line for line in lines):
             raise HubError("A header or URL has a line break.")
         self._raw.deadline = time.monotonic() + self._timeouts.first_byte_s
+        self._raw.rest()
         self._sock.settimeout(self._timeouts.first_byte_s)
         self._sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         status, minor, answered = self._read_head()

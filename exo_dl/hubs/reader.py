@@ -86,6 +86,12 @@ class HubRange:
         """Bytes of the range (``end - first``)."""
         return self._end - self._first
 
+    def gather(self, byte_count: int) -> bool:
+        """Waits a moment until `readinto` gives ``byte_count`` bytes; False where it does not yet (own thread)."""
+        if self._answer is None or self._skip:
+            return True
+        return self._answer.body.gather(min(byte_count, self._answer_end - self._position))
+
     def readinto(self, buffer: memoryview) -> int:
         """Receives what is there, at most ``len(buffer)`` bytes, waiting for at least one. 0 only at `end`.
 

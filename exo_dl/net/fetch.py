@@ -21,7 +21,7 @@ from exo_dl.errors import (
     IntegrityError,
     NotFoundError,
 )
-from exo_dl.net.jobs import FetchEvent, HubJob, JobEnded, PeerJob, PieceDone, PieceTarget, Timeouts
+from exo_dl.net.jobs import FetchEvent, HubJob, JobEnded, PeerJob, PieceDone, PieceTarget, Source, Timeouts
 from exo_dl.net.lanes import Batcher, Lane
 from exo_dl.net.limits import Limiter, RateLimit
 from exo_dl.net.peer_connection import Answer, ConnectionLostError, PeerConnection, PeerConnections, connect
@@ -196,7 +196,7 @@ class FetchPool:
             JobEnded(job_id, ended.result, ended.detail, ended.retry_after_s, task.byte_count, task.elapsed_s())
         )
 
-    def _pump(self, task: Task, readinto: Callable[[memoryview], int], sink: PieceSink, buffer: memoryview) -> bool:
+    def _pump(self, task: Task, source: Source, sink: PieceSink, buffer: memoryview) -> bool:
         """Receives until the task is finished; False when the stream ended before."""
         until = float("inf")
         limiter = self._hub_limiter
@@ -205,7 +205,7 @@ class FetchPool:
             allowed_s = self._timeouts.stall_s + task.bytes_left / self._timeouts.slowest_bytes_per_s
             until = time.monotonic() + allowed_s
         while not task.finished:
-            count = fill(readinto, buffer[: min(task.bytes_left or 1, limiter.chunk_bytes)])
+            count = fill(source, buffer[: min(task.bytes_left or 1, limiter.chunk_bytes)])
             if not count:
                 return task.finished
             until += limiter.take(count, group=task.job.group, stopped=lambda: task.cancelled or task.finished)
@@ -259,7 +259,7 @@ class FetchPool:
             raise JobStopped(FetchResult.FAILED, detail)
         connection.set_timeout(self._timeouts.stall_s)
         sink.take(answer.begun)
-        if not self._pump(task, connection.readinto, sink, buffer):
+        if not self._pump(task, connection, sink, buffer):
             raise ConnectionLostError("the peer closed the connection in the middle of the answer")
         return task.byte_count == total and not _closes(answer)
 
@@ -275,7 +275,7 @@ class FetchPool:
             )
             try:
                 task.attach(body.abort, limit=lambda size: body.limit(job.offset + size))
-                if not self._pump(task, body.readinto, sink, buffer):
+                if not self._pump(task, body, sink, buffer):
                     raise JobStopped(FetchResult.HUB_UNREACHABLE, "The hub's answer ended too early.")
             finally:
                 task.detach()

@@ -19,6 +19,7 @@ __all__ = [
     "RangeBody",
     "RangeSource",
     "Record",
+    "Source",
     "Timeouts",
 ]
 
@@ -81,12 +82,23 @@ class PeerJob:
             raise ValueError("A piece from a peer needs the digest that it must have.")
 
 
-class RangeBody(Protocol):
-    """The body of one range request: `exo_dl.hubs.reader.HubRange`."""
+class Source(Protocol):
+    """Where bytes come from: a peer's connection, or the body of a range request."""
+
+    def gather(self, byte_count: int, /) -> bool:
+        """Waits a moment until `readinto` gives ``byte_count`` bytes, no more than are still to come; False: too few.
+
+        True may also mean that it cannot be known.
+        """
+        ...
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Reads at least one byte, or returns 0 at the end of the range."""
         ...
+
+
+class RangeBody(Source, Protocol):
+    """The body of one range request: `exo_dl.hubs.reader.HubRange`."""
 
     def limit(self, end: int, /) -> int:
         """Ends the range at byte ``end`` of the file instead, or soon after it (any thread)."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from exo_dl.core.swarm import FetchResult
 from exo_dl.errors import ProtocolError
+from exo_dl.net.gather import Gather
 from exo_dl.net.http_head import MAX_HEAD_BYTES, parse_answer
 from exo_dl.net.receive import JobStopped
 
@@ -93,6 +94,7 @@ class PeerConnection:
         self.used = False
         self._sock = sock
         self._timeout_s = 0.0
+        self._gather = Gather(sock)
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -105,6 +107,10 @@ class PeerConnection:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
             self._timeout_s = seconds
+
+    def gather(self, byte_count: int) -> bool:
+        """Waits a moment for so many bytes of a body; see `Gather`."""
+        return self._gather.wait(byte_count)
 
     def readinto(self, view: memoryview) -> int:
         """Receives what is there, at least one byte; 0 at the end.
@@ -136,6 +142,7 @@ class PeerConnection:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         until = time.monotonic() + timeout_s
         self.set_timeout(timeout_s)
+        self._gather.rest()
         try:
             self._sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         except OSError as error:

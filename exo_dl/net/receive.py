@@ -21,7 +21,8 @@ from blake3 import blake3
 
 from exo_dl.core.swarm import FetchResult
 from exo_dl.errors import StorageError
-from exo_dl.net.jobs import FetchEvent, HubJob, PeerJob, PieceDone
+from exo_dl.net.gather import LONGEST_S
+from exo_dl.net.jobs import FetchEvent, HubJob, PeerJob, PieceDone, Source
 
 __all__ = ["BUFFER_BYTES", "JobStopped", "PieceSink", "Task", "fill"]
 
@@ -29,7 +30,6 @@ BUFFER_BYTES = 1 << 20
 """One buffer for each thread. Measured on loopback: 256 KiB costs 20 % more CPU, more than 1 MiB gains nothing."""
 
 _LEAST_FILL_BYTES = 256 << 10
-_LONGEST_FILL_S = 0.05
 
 
 class JobStopped(Exception):
@@ -188,19 +188,20 @@ def write_all(fd: int, view: memoryview, offset: int) -> None:
         raise JobStopped(FetchResult.NO_ROOM, f"The disk refused {len(view)} bytes: {error.strerror}.") from error
 
 
-def fill(readinto: Callable[[memoryview], int], view: memoryview) -> int:
+def fill(source: Source, view: memoryview) -> int:
     """Receives into ``view`` until there is enough to be worth hashing and writing; 0 only at the end of the stream.
 
-    A network gives a few KiB at a time (TLS never more than 16), and each call for digest and file has its price. Waits
-    for more only while the first bytes are younger than 50 ms.
+    A network gives a few KiB at a time (TLS never more than 16), and each wake-up, digest and write has its price.
+    Waits for more for 0.1 s at most.
     """
-    count = readinto(view)
     least = min(_LEAST_FILL_BYTES, len(view))
+    source.gather(least)
+    count = source.readinto(view)
     if not 0 < count < least:
         return count
-    until = time.monotonic() + _LONGEST_FILL_S
-    while count < least and time.monotonic() < until:
-        more = readinto(view[count:])
+    until = time.monotonic() + LONGEST_S
+    while count < least and time.monotonic() < until and source.gather(least - count):
+        more = source.readinto(view[count:])
         if not more:
             break  # the next call says so again
         count += more

@@ -211,3 +211,25 @@ def test_readers_beyond_the_limit_are_told_busy_and_idle_ones_make_room(content:
     node.close()
     first.close()
     second.close()
+
+
+def test_the_last_bytes_of_an_answer_are_not_waited_for_in_vain(
+    node: Node, reader: HubReader, wild: Callable[..., WildPeer]
+) -> None:
+    """A reader that waits for many bytes at once must not wait for more than are still to come."""
+
+    def behave(sock: socket.socket, _: int) -> None:
+        body = node.content.run(0, 1)
+        sock.sendall(b"HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\n" % len(body))
+        sock.sendall(b"Content-Range: bytes 0-%d/%d\r\n\r\n" % (len(body) - 1, sum(SIZES)))
+        sock.sendall(body[: MIB - 5_000])
+        while node.pool.progress(1) < MIB - 5_000 and not peer.stop.wait(0.01):
+            pass
+        sock.sendall(body[MIB - 5_000 :])
+        peer.stop.wait(10)
+
+    peer = wild(behave)
+    begin = time.monotonic()
+    job = node.fetch_hub(reader, f"http://127.0.0.1:{peer.port}/file", 0, 1)
+    assert node.result_of(job) is FetchResult.DONE
+    assert time.monotonic() - begin < 0.8, "it waited for the stall"
