@@ -277,6 +277,7 @@ class Membership(Listeners):
         self._links.add(link)
         self._idle.clear()
         self._log.info("%s (%s) is up at %s, exo-dl %s", record.name, record.node_id, link.host, record.version)
+        link.beat(self._status())
         self._call(self.on_up, record.node_id)
         self._changed()
         others = [each for each in self._book if each.linked and each is not record]

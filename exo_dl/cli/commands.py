@@ -261,8 +261,10 @@ def _peer_table(nodes: Sequence[Peer]) -> str:
             node.state.value,
             node.addresses[0] if node.addresses else "-",
             node.version or "-",
-            f"{human_bytes(node.memory_available_bytes)}/{human_bytes(node.memory_total_bytes)}",
-            human_bytes(node.disk_free_bytes),
+            f"{human_bytes(node.memory_available_bytes)}/{human_bytes(node.memory_total_bytes)}"
+            if node.memory_total_bytes
+            else "-",
+            human_bytes(node.disk_free_bytes) if node.memory_total_bytes else "-",
             human_rate(node.hub_bytes_per_s),
             human_rate(node.lan_bytes_per_s),
             node.problem or node.activity or "-",
