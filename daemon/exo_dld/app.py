@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import os
 import resource
 import signal
 import sys
@@ -69,8 +68,6 @@ _SERVICES = (
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the daemon until SIGINT or SIGTERM. Exit codes are those of `exo_dl.errors`."""
-    # gRPC writes failed handshakes of strangers to standard error by itself, once each time: the log has them already.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         config = settings.load(arguments)
         logs.setup_logging(

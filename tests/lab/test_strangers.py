@@ -55,6 +55,8 @@ def test_five_hundred_strangers_at_each_port_do_not_hold_a_pull_up(make_lab: Mak
         check_copy(model, node.home)
     told = refusals(n1.log)
     assert len(told) == 1, told
+    others = [line for line in n1.log.read_text(encoding="utf-8").splitlines() if not line.startswith("{")]
+    assert len(others) <= 3, others[:5]
     print(f"pull: {quiet_s:.2f} s alone, {busy_s:.2f} s with strangers; peak {n1.peak_rss_bytes() / 1e6:.0f} MB")
     assert n1.peak_rss_bytes() < BUDGET_BYTES + (100 << 20)
     if timed:
