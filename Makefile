@@ -11,7 +11,7 @@ COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-c
 	--no-emit-trusted-host $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fuzz lint format proto proto-check bench lab-tools lock clean
+.PHONY: help venv demo test check fuzz lint format proto proto-check bench faults soak lab-tools lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,7 +33,7 @@ demo: $(READY)  ## Three daemons on this machine pull one model from a local hub
 	$(BIN)/python bench/demo.py
 
 test: lint $(WEIGHTS) lab-tools  ## Everything that must hold: lint, types, generated code, all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not faults"
 
 check: lint $(WEIGHTS)  ## The same without the tests that need network namespaces
 	$(BIN)/python -m pytest -m "not lab"
@@ -58,6 +58,12 @@ proto-check: $(READY)
 
 bench: $(READY) lab-tools  ## The lab's scenarios, with the least time that each network allows beside them
 	$(BIN)/python -m bench
+
+faults: $(READY) lab-tools  ## Faults in the lab that take long, with the times of recovery
+	$(BIN)/python -m pytest -m faults -s tests/lab
+
+soak: $(READY)  ## Pulls under random faults for SOAK_MINUTES (30)
+	$(BIN)/python -m bench.soak
 
 lab-tools:
 	bash tests/lab/setup.sh

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.killed import finish_without
 from bench.lab import Lab, nginx_lab
 from bench.models import LabModel, check_copy, make_lab_model
 from bench.peers import Used, hf_download
-from bench.scenarios import BALANCE, SPEEDUP, Scenario, least_time_s
+from bench.scenarios import BALANCE, FAULTS, SPEEDUP, Scenario, least_time_s
 from bench.served import summarize
 
 __all__ = ["Row", "main", "measure"]
@@ -76,6 +77,11 @@ def measure(scenario: Scenario, model: LabModel, *, folder: Path) -> Row:
         nodes = lab.start()
         mark = lab.mark()
         cpu_before = sum(node.cpu_s() for node in nodes)
+        if scenario.killed:
+            wall_s, least_s = finish_without(lab, scenario, model)
+            rss = max(node.peak_rss_bytes() for node in nodes if node.running)
+            used = Used(wall_s=wall_s, cpu_s=0.0, rss_bytes=rss)
+            return _row(lab, mark, "exo-dl", scenario, model, used, least_s=least_s)
         begin = time.monotonic()
         nodes[0].json("pull", model.repo, timeout_s=900)
         wall_s = time.monotonic() - begin
@@ -94,10 +100,19 @@ def measure_hf(scenario: Scenario, model: LabModel, *, folder: Path) -> Row:
         return _row(lab, mark, "hf download", scenario, model, used)
 
 
-def _row(lab: Lab, mark: int, program: str, scenario: Scenario, model: LabModel, used: Used) -> Row:
+def _row(
+    lab: Lab,
+    mark: int,
+    program: str,
+    scenario: Scenario,
+    model: LabModel,
+    used: Used,
+    *,
+    least_s: float | None = None,
+) -> Row:
     lab.stop_hub()  # its log is complete then
     served = summarize(lab.requests(since=mark))
-    least_s = least_time_s(scenario, model.size_bytes)
+    least_s = least_s or least_time_s(scenario, model.size_bytes)
     return Row(
         program=program,
         scenario=scenario.name,
@@ -143,7 +158,7 @@ def _speedups(medians: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the scenarios that the arguments name, prints tables, and appends every run to a file in bench/results."""
-    scenarios = {scenario.name: scenario for scenario in (*BALANCE, *SPEEDUP)}
+    scenarios = {scenario.name: scenario for scenario in (*BALANCE, *FAULTS, *SPEEDUP)}
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenario", nargs="*", help=f"default: all of {', '.join(scenarios)}; 'speedup' is its four")
     parser.add_argument("--runs", type=int, default=3, help="runs of each scenario; the median is shown (default: 3)")
@@ -165,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = make_lab_model(Path(scratch) / "hub", size_bytes=args.size_mib * MIB)
         for name in names:
             scenario = scenarios[name]
-            jobs = [(measure, args.runs)] + ([(measure_hf, 1)] if args.hf else [])
+            jobs = [(measure, args.runs)] + ([(measure_hf, 1)] if args.hf and not scenario.killed else [])
             for job, runs in jobs:
                 rows = []
                 for run in range(runs):

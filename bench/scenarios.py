@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.labnet import NodePlan, payload_bytes_per_s
 from exo_dl.core.bound import NodeRates, least_time
 
-__all__ = ["BALANCE", "SPEEDUP", "Scenario", "least_time_s"]
+__all__ = ["BALANCE", "FAULTS", "SPEEDUP", "Scenario", "least_time_s"]
 
 LAN_MBIT = 1000.0
 UPLINK_MBIT = 200.0
@@ -19,12 +19,14 @@ class Scenario:
     """A network. ``uplink_mbit`` is a link to the hub that all nodes share, in Mbit/s; None: each has its own.
 
     ``ratio_at_most`` is the project's goal for wall time over least time; None where speed-up is the goal.
+    ``killed`` names a node that is killed half-way: what counts then is the time from there on (`bench.killed`).
     """
 
     name: str
     nodes: tuple[NodePlan, ...]
     uplink_mbit: float | None = None
     ratio_at_most: float | None = None
+    killed: str = ""
 
 
 def _nodes(hub_mbit: Sequence[float]) -> tuple[NodePlan, ...]:
@@ -38,6 +40,8 @@ BALANCE = (
     Scenario("lab", _nodes([100.0] * 4), ratio_at_most=1.05),
     Scenario("mixed", _nodes([200.0, 100.0, 50.0, 25.0]), ratio_at_most=1.07),
 )
+
+FAULTS = (Scenario("killed", _nodes([100.0] * 4), ratio_at_most=1.15, killed="n4"),)
 
 SPEEDUP = tuple(Scenario(f"speedup-{count}", _nodes([25.0] * count)) for count in (1, 2, 4, 8))
 
