@@ -125,6 +125,7 @@ class Worker:
         self._closed = False
         # What peers and the coordinator say before the store is open, for it has no place for pieces yet.
         self._waiting: list[core.SwarmEvent] | None = []
+        self._stale = 0
         self.state = NodeState.CHECKING
         self.error: ExoDlError | None = None
         self.checking = 0
@@ -144,10 +145,11 @@ class Worker:
         try:
             self.checking = await asyncio.to_thread(self.store.candidates) & self._want
             await asyncio.to_thread(self.store.open)
+            if self._closed:
+                return
+            self.store.forget(self._stale)
         except ExoDlError as error:
             self.fail(error)
-            return
-        if self._closed:
             return
         self._set_state(NodeState.CHECKING if self.checking else NodeState.PULLING)
         self.store.start_check()
@@ -298,8 +300,10 @@ class Worker:
         # Where all of it is here its own digest decides in a moment.
         if whole & ~self._swarm.have:
             self.readings.begin(index, reading + 1)
-            if self._waiting is None:  # before the store is open there is nothing to drop
+            if self._waiting is None:
                 self._drop(whole)
+            else:  # the store is being opened: what an earlier run left there is of the older reading
+                self._stale |= whole
 
     def _drop(self, pieces: int) -> None:
         """These pieces are to be read again; what was known of their digests is not believed any more."""

@@ -125,7 +125,9 @@ def check_part(
         piece = blob.first_piece + index
         right = digest == records[index] if blob.piece_count > 1 else whole is not None and whole.matches()
         with slot.lock:
-            if not table.is_held(piece):
+            if not part.still(index, records[index]):
+                right = False  # forgotten, or brought anew, since the check began
+            elif not table.is_held(piece):
                 if right:
                     if claimed(piece):
                         slot.contested.add(piece)

@@ -125,6 +125,11 @@ class PartFile:
         """The piece is lost again."""
         self.record(piece, _ABSENT)
 
+    def still(self, piece: int, digest: bytes) -> bool:
+        """Whether the record of ``piece`` still names this digest. A blob of one piece has none, and it is true."""
+        at = _HEADER_BYTES + DIGEST_BYTES * piece
+        return self._record_fd < 0 or os.pread(self._record_fd, DIGEST_BYTES, at) == digest
+
     def recorded(self) -> list[tuple[int, bytes]]:
         """The recorded pieces, in order, with their digests; not checked against the bytes."""
         if self._record_fd < 0:

@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from exo_dl.core.pieces import mask
+from exo_dl.store.checking import check_part
 from exo_dl.store.publish import HFLayout
-from exo_dl.store.pullstore import BlobPublished, PiecesFound
+from exo_dl.store.pullstore import BlobPublished, CheckFinished, PiecesFound
 from tests.unit.store.conftest import MakeNode
 from tests.unit.store.stores import BIG, MIB, by_digest, manifest_of, tree_of
 
@@ -43,6 +45,38 @@ def killed_writer(cache: Path, db: Path) -> int:
         told = [int(process.stdout.readline()) for _ in range(6)]
         process.send_signal(signal.SIGKILL)
     return sum(1 << piece for piece in told)
+
+
+def test_what_is_forgotten_before_the_check_is_not_found_by_it(tmp_path: Path, make_node: MakeNode) -> None:
+    """Peers may say that the file is wrong while the store is being opened: its pieces are of an older reading."""
+    cache = tmp_path / "hub"
+    told = killed_writer(cache, tmp_path / "other.db")
+    node = make_node(manifest_of(BIG), HFLayout(cache))
+    node.store.open()
+    node.store.forget(mask(1, 6))
+    node.store.start_check()
+    node.events.wait(CheckFinished)
+    assert node.store.have == told & ~mask(1, 6)
+    node.fill(BIG)
+    assert tree_of(node.store.finish("main")) == BIG
+    assert not list(cache.rglob("*.exo-dl*"))
+
+
+def test_what_is_forgotten_during_the_check_is_not_found_by_it(tmp_path: Path, make_node: MakeNode) -> None:
+    cache = tmp_path / "hub"
+    told = killed_writer(cache, tmp_path / "other.db")
+    node = make_node(manifest_of(BIG), HFLayout(cache))
+    node.store.open()
+    work = node.store._work
+    slot = work.slots[0] if work.slots[0].blob.piece_count > 1 else work.slots[1]
+    part = work.part(slot)
+
+    def forget_the_rest(_piece: int) -> bool:
+        node.store.forget(mask(slot.blob.first_piece + 1, slot.blob.end_piece))
+        return False
+
+    check_part(slot, part, work.table, threading.Event(), claimed=forget_the_rest, found=lambda _: None)
+    assert node.store.have == told & mask(0, slot.blob.first_piece + 1)
 
 
 def test_a_killed_process_loses_no_recorded_piece(tmp_path: Path, make_node: MakeNode) -> None:
