@@ -13,53 +13,19 @@ with either of its two interfaces.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
 
-import grpc
-import grpc.aio
-
-from exo_dl import locations
+from exo_dl.connection import Connection, error_from_rpc
 from exo_dl.core.paths import check_repo
 from exo_dl.core.units import check_rate
-from exo_dl.errors import DaemonUnavailableError, ExoDlError, UsageError, error_for_status
+from exo_dl.errors import DaemonUnavailableError, UsageError
 from exo_dl.rpc.v1 import cluster_pb2, pull_pb2
 from exo_dl.types import ClusterLimits, Departure, FileCheck, Model, Peer, Pull, StartedPull, from_message
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
 __all__ = ["Client", "error_from_rpc", "split_revision"]
-
-_Request = TypeVar("_Request", bound="Message")
-_Response = TypeVar("_Response", bound="Message")
 
 _CLUSTER = "/exo_dl.rpc.v1.ClusterService/"
 _PULL = "/exo_dl.rpc.v1.PullService/"
-_OPTIONS = (
-    # A proxy in the environment is for the hub, never for a socket on this machine.
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.max_receive_message_length", 64 << 20),
-)
-# gRPC itself gives UNAVAILABLE (or CANCELLED) when the connection fails or the server stops, in words that begin so.
-# A daemon's own messages are sentences about the hub or the pull, and never begin like that.
-_LOST_CONNECTION = (
-    "failed to connect",
-    "socket closed",
-    "recvmsg",
-    "sendmsg",
-    "connection reset",
-    "connection refused",
-    "broken pipe",
-    "goaway",
-    "stream removed",
-    "transport closed",
-    "endpoint closing",
-    "rpc cancelled",
-    "cancelled",
-    "cancelling all calls",
-)
 _MAX_REVISION_LENGTH = 255
 
 
@@ -76,79 +42,12 @@ def split_revision(model: str) -> tuple[str, str]:
     return repo, revision
 
 
-def error_from_rpc(error: grpc.aio.AioRpcError, *, where: str) -> ExoDlError:
-    """The error of `exo_dl.errors` for a failed call. Daemons put what failed in the first line of the details and what
-    to do about it in those that follow.
-    """
-    status = error.code().name
-    details = error.details() or ""
-    what, _, hint = details.partition("\n")
-    lost = not details or details.lower().startswith(_LOST_CONNECTION)
-    if status in ("UNAVAILABLE", "CANCELLED") and lost:
-        return DaemonUnavailableError(f"No exo-dl daemon answers at {where}.", hint="Start one with: exo-dl up")
-    if status == "DEADLINE_EXCEEDED":
-        return DaemonUnavailableError(
-            f"The exo-dl daemon at {where} did not answer in time.", hint="Look at its log, or start it again."
-        )
-    if status == "UNIMPLEMENTED":
-        return DaemonUnavailableError(
-            f"The daemon at {where} does not know this command ({details}).",
-            hint="Is it of an older version? Install the same version of exo-dl and start it again.",
-        )
-    translated = error_for_status(status, what or status)
-    translated.hint = hint.strip()
-    return translated
-
-
-class Client:
+class Client(Connection):
     """Talks to one daemon. Use it as an async context manager; one client may be used by many tasks at once.
 
     Every method raises `DaemonUnavailableError` when no daemon answers, and otherwise the class of `exo_dl.errors` that
-    says what is wrong.
-
-    Args:
-        state_dir: the daemon's state directory; None: the one that a daemon started without flags would use.
-        target: a gRPC target (``unix:/path``) in place of the state directory's socket.
-        timeout_s: longest wait for an answer; streams may last any time.
-        start_timeout_s: longest wait for `start_pull`, in which the daemon asks the hub.
+    says what is wrong. See `Connection` for the arguments.
     """
-
-    def __init__(
-        self,
-        state_dir: str | os.PathLike[str] | None = None,
-        *,
-        target: str | None = None,
-        timeout_s: float = 30.0,
-        start_timeout_s: float = 300.0,
-    ) -> None:
-        if target is None:
-            base = locations.default_state_dir() if state_dir is None else locations.absolute(state_dir)
-            path = locations.socket_path(base)
-            if not locations.socket_is_trusted(path):
-                raise DaemonUnavailableError(
-                    f"The folder {path.parent} is open to other users, so its sockets are not used.",
-                    hint="Remove it and start the daemon again.",
-                )
-            self._where, target = str(path), locations.socket_target(path)
-        else:
-            self._where = target
-        self._target = target
-        self._timeout_s = timeout_s
-        self._start_timeout_s = start_timeout_s
-        self._channel: grpc.aio.Channel | None = None
-
-    async def __aenter__(self) -> Client:
-        self._channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Ends all calls that are under way."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close(None)
 
     async def list_peers(self) -> tuple[Peer, ...]:
         """All nodes known now, the answering one first."""
@@ -217,6 +116,7 @@ class Client:
         exclude: Sequence[str] = (),
         nodes: Sequence[str] = (),
         layout: str = "hf",
+        share_gated: bool = False,
     ) -> StartedPull:
         """Has the daemon resolve a model at the hub and start its pull on the target nodes, or join it where it runs.
 
@@ -228,6 +128,7 @@ class Client:
             exclude: globs of files to leave out.
             nodes: names or ids of the target nodes; none: every node, also those that join later.
             layout: "hf" (the Hugging Face cache) or "dir:" and an absolute path.
+            share_gated: nodes get a gated or private model too that may not read it by their own token.
 
         Raises:
             UsageError, NotFoundError, AccessError, HubError, StorageError: as the daemon found it.
@@ -245,6 +146,7 @@ class Client:
             exclude=_texts(exclude, "exclude"),
             nodes=_texts(nodes, "nodes"),
             layout=layout,
+            share_gated=share_gated,
         )
         answer = await self._call(
             _PULL + "StartPull", request, pull_pb2.StartPullResponse, timeout_s=self._start_timeout_s
@@ -300,36 +202,6 @@ class Client:
         request = pull_pb2.VerifyModelRequest(repo=repo, revision=revision or in_repo)
         async for answer in self._stream(_PULL + "VerifyModel", request, pull_pb2.VerifyModelResponse):
             yield from_message(FileCheck, answer)
-
-    def _open(self) -> grpc.aio.Channel:
-        if self._channel is None:
-            raise RuntimeError("exo_dl.Client is closed: use it as `async with Client() as client:`")
-        return self._channel
-
-    async def _call(
-        self, method: str, request: _Request, response: type[_Response], *, timeout_s: float | None = None
-    ) -> _Response:
-        call: Any = self._open().unary_unary(
-            method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
-        )
-        try:
-            answer: _Response = await call(request, timeout=self._timeout_s if timeout_s is None else timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error, where=self._where) from error
-        return answer
-
-    async def _stream(self, method: str, request: _Request, response: type[_Response]) -> AsyncIterator[_Response]:
-        open_stream: Any = self._open().unary_stream(
-            method, request_serializer=type(request).SerializeToString, response_deserializer=response.FromString
-        )
-        stream = open_stream(request)
-        try:
-            async for answer in stream:
-                yield answer
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error, where=self._where) from error
-        finally:
-            stream.cancel()
 
 
 def _check_revision(revision: str) -> None:

@@ -6,12 +6,20 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from exo_dl import locations
 from exo_dl.errors import StorageError, UsageError
 
 __all__ = [
+    "FILE_VARIABLE",
+    "VARIABLE",
+    "Found",
+    "check_variable",
+    "credential_path",
+    "find_secret",
     "load_or_create_secret",
     "read_secret",
     "read_secret_file",
@@ -19,7 +27,59 @@ __all__ = [
     "write_secret",
 ]
 
+VARIABLE = "EXO_DL_CLUSTER_SECRET"
+"""The secret itself."""
+FILE_VARIABLE = VARIABLE + "_FILE"
+"""A file that holds it."""
+
+_CREDENTIAL = "cluster-secret"
 _MAX_FILE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A secret, and where it is from; ``source`` is empty for the state directory."""
+
+    text: str = field(repr=False)
+    source: str
+
+
+def find_secret(state_dir: Path, environ: Mapping[str, str] | None = None) -> Found | None:
+    """The secret that a daemon without flags would use; None where there is none yet.
+
+    Raises:
+        StorageError, UsageError: as `read_secret` and `read_secret_file`.
+    """
+    environ = os.environ if environ is None else environ
+    if direct := environ.get(VARIABLE, "").strip():
+        return Found(check_variable(direct), VARIABLE)
+    file = environ.get(FILE_VARIABLE, "").strip() or locations.read_toml(locations.config_path(environ)).get(
+        "cluster_secret_file"
+    )
+    path = locations.absolute(file) if isinstance(file, str) and file else credential_path(environ)
+    if path is not None:
+        return Found(read_secret_file(path), f"the file {path}")
+    text = read_secret(state_dir)
+    return None if text is None else Found(text, "")
+
+
+def credential_path(environ: Mapping[str, str] | None = None) -> Path | None:
+    """The file of a systemd credential (``LoadCredential=cluster-secret:...``); None where this unit has none."""
+    folder = (os.environ if environ is None else environ).get("CREDENTIALS_DIRECTORY", "")
+    path = Path(folder) / _CREDENTIAL
+    return path if folder and path.exists() else None
+
+
+def check_variable(text: str) -> str:
+    """The secret that `VARIABLE` holds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        return _checked(text)
+    except UsageError as error:
+        raise UsageError(f"{VARIABLE}: {error.what}", hint=error.hint) from error
 
 
 def secret_path(state_dir: Path) -> Path:

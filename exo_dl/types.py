@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from google.protobuf.message import Message
 
 __all__ = [
@@ -234,6 +235,6 @@ def from_message(kind: type[_T], message: Message) -> _T:
     return kind(**values)
 
 
-def as_dict(value: Peer | Pull | NodePull | Model | FileCheck | ClusterLimits | Departure) -> dict[str, Any]:
+def as_dict(value: DataclassInstance) -> dict[str, Any]:
     """``value`` as plain data for JSON: field names of the proto, states as lower-case words."""
     return asdict(value)

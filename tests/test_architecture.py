@@ -31,6 +31,8 @@ RANKS = {
     "exo_dl.sim": 2,
     "exo_dl.secretfile": 3,
     "exo_dl.types": 3,
+    "exo_dl.connection": 4,
+    "exo_dl.access": 4,
     "exo_dl.client": 4,
     "exo_dl": 5,
     "exo_dl.cli": 6,

@@ -31,14 +31,17 @@ from exo_dl.net.identity import Identity
 from exo_dl.net.piece_server import PieceServer
 from exo_dl.net.receive import BUFFER_BYTES
 from exo_dl.net.tickets import TicketKey, TicketSigner, authorizer
-from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
+from exo_dl.rpc.v1 import access_pb2, access_pb2_grpc, cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
 from exo_dl.store.extent import Extent
 from exo_dl.store.library import Library
 from exo_dl.store.publish import layout_for
 from exo_dl.store.pullstore import PullStore, StoreEvent
 from exo_dld import config as settings
-from exo_dld import logs, servers
+from exo_dld import hardening, logs, servers
+from exo_dld.access import Gate
+from exo_dld.access_service import AccessServicer
 from exo_dld.config import Config
+from exo_dld.gated import OwnAccess
 from exo_dld.governor import Governor, reserve_bytes
 from exo_dld.hubcheck import HubCheck, Vouched
 from exo_dld.jobs import Jobs
@@ -48,6 +51,8 @@ from exo_dld.membership import Membership
 from exo_dld.messages import PullSpec
 from exo_dld.ports import Ports
 from exo_dld.pulls import Pulls
+from exo_dld.readers import Readers
+from exo_dld.rekey import Rekey
 from exo_dld.services import ClusterServicer, PullServicer, WatchLimit
 from exo_dld.statedir import StateDir
 from exo_dld.status import Status
@@ -63,11 +68,13 @@ _MAX_THREADS = 32  # for peers, and as many for hubs
 _SERVICES = (
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
     pull_pb2.DESCRIPTOR.services_by_name["PullService"].full_name,
+    access_pb2.DESCRIPTOR.services_by_name["AccessService"].full_name,
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the daemon until SIGINT or SIGTERM. Exit codes are those of `exo_dl.errors`."""
+    hardening.keep_memory_private()
     try:
         config = settings.load(arguments)
         logs.setup_logging(
@@ -196,6 +203,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
             allow_endpoints=config.allow_endpoints,
         ),
         vouched=vouched,
+        share_gated=config.share_gated,
     )
     status.follow(pulls.running)
     limits.join(membership, name=config.name, running=pulls.running)
@@ -209,10 +217,20 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         idle=lambda: leaving.begun,
     )
     stack.callback(governor.close)
+    readers = Readers(library, identity, name=config.name)
+    readers.join(membership)
+    rekey = Rekey(
+        membership,
+        identity=identity,
+        ticket_key=ticket_key,
+        store=lambda text: secretfile.write_secret(state.path, text),
+        secret=secret,
+        fixed_by=config.secret_source,
+    )
     piece_server.start()
     stack.callback(piece_server.close)
 
-    server = servers.make_server()
+    server = servers.make_server(Gate(identity, revoked=readers.revoked))
     watches = WatchLimit()
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
         ClusterServicer(
@@ -227,13 +245,14 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         server,
     )
     pull_pb2_grpc.add_PullServiceServicer_to_server(PullServicer(pulls, library, watches), server)
+    access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(readers, rekey), server)
     membership.add_to(server)
     await servers.add_standard_services(server, _SERVICES)
     port = servers.bind_port(
         server, config.host, config.port, chosen=config.port_chosen, credentials=identity.server_credentials()
     )
     socket = socket_path(config.state_dir)
-    servers.bind_socket(server, socket)
+    servers.bind_socket(server, socket, group=config.socket_group)
     stack.callback(socket.unlink, missing_ok=True)
     await server.start()
     stack.push_async_callback(server.stop, _STOP_S)
@@ -260,8 +279,7 @@ def _workers(
     hub_for = _hubs(config)
 
     def make_worker(spec: PullSpec, ports: Ports) -> Worker:
-        want = _whole(spec.manifest)
-        hub = hub_for(spec.endpoint)
+        want, hub = _whole(spec.manifest), hub_for(spec.endpoint)
 
         def make_store(events: Callable[[StoreEvent], None]) -> PullStore:
             return PullStore(
@@ -285,6 +303,7 @@ def _workers(
             revision=spec.revision,
             max_hub_connections=config.max_hub_connections,
             rate_guess=status.hub_bytes_per_s,
+            access=OwnAccess(hub, spec.manifest, shared=spec.share_gated) if spec.gated else None,
             ports=ports,
             check=HubCheck(spec.pull_id, spec.manifest, hub=hub, vouched=vouched),
         )

@@ -23,7 +23,8 @@ __all__ = ["DEFAULT_PORT", "Config", "load"]
 
 DEFAULT_PORT = 52520
 
-_SECRET_VARIABLE = "EXO_DL_CLUSTER_SECRET"  # noqa: S105 - the name of a variable
+# For the commands; a shell that has them may start a daemon too.
+_OF_COMMANDS = ("EXO_DL_CONNECT", "EXO_DL_TICKET")
 _MAX_TOKEN_BYTES = 4096
 
 
@@ -47,6 +48,8 @@ class Config:
     """Static peers as ``host:port`` (IPv6 in brackets)."""
     cluster_secret: str | None = field(default=None, repr=False)
     """The secret as text; None: the one in the state directory, made at the first start."""
+    secret_source: str = ""
+    """Which setting `cluster_secret` comes from; empty for the state directory."""
     mdns: bool = True
     """Look for nodes, and be found, by multicast DNS."""
     hf_endpoint: str = settings.DEFAULT_ENDPOINT
@@ -73,6 +76,10 @@ class Config:
     """Most bytes per second from the hub; 0: no limit. What `exo-dl limit` said since is not in it."""
     lan_limit_bytes_per_s: int = 0
     """Most bytes per second to other nodes, and as many from them; 0: no limit."""
+    share_gated: bool = False
+    """Pulls that start here give gated models to nodes too that may not read them at the hub themselves."""
+    socket_group: int | None = None
+    """A group that may use the socket beside the owner."""
     log_json: bool = False
     """One JSON document per log line."""
     log_level: str = "info"
@@ -127,7 +134,8 @@ def load(arguments: Sequence[str] | None = None, *, environ: Mapping[str, str] |
 
 
 def _build(values: dict[str, Any], sources: Mapping[str, int], environ: Mapping[str, str]) -> Config:
-    values["cluster_secret"] = _secret(values.pop("cluster_secret_file", None), sources, environ)
+    found = _secret(values.pop("cluster_secret_file", None), sources, environ)
+    values["cluster_secret"], values["secret_source"] = found if found is not None else (None, "")
     values["port_chosen"] = "port" in values
     if "state_dir" not in values:
         values["state_dir"] = locations.platform_state_dir()
@@ -136,23 +144,24 @@ def _build(values: dict[str, Any], sources: Mapping[str, int], environ: Mapping[
     return Config(**{**values, **_hugging_face(values, environ)})
 
 
-def _secret(file: Path | None, sources: Mapping[str, int], environ: Mapping[str, str]) -> str | None:
-    """A flag beats the environment, and that the settings file; a file and a secret in one place contradict."""
-    direct = environ.get(_SECRET_VARIABLE, "").strip()
+def _secret(file: Path | None, sources: Mapping[str, int], environ: Mapping[str, str]) -> tuple[str, str] | None:
+    """A flag beats the environment, and that the settings file; a file and a secret in one place contradict. What no
+    setting says may be a systemd credential. The secret and where it is from.
+    """
+    direct = environ.get(secretfile.VARIABLE, "").strip()
     rank = sources.get("cluster_secret_file", -1)
     if direct and rank == 1:
-        raise UsageError(f"{_SECRET_VARIABLE} and {_SECRET_VARIABLE}_FILE are both set.", hint="Unset one of them.")
+        raise UsageError(
+            f"{secretfile.VARIABLE} and {secretfile.FILE_VARIABLE} are both set.", hint="Unset one of them."
+        )
     if file is not None and (not direct or rank > 1):
-        return secretfile.read_secret_file(file)
-    if not direct:
+        return secretfile.read_secret_file(file), f"the file {file}"
+    if direct:
+        return secretfile.check_variable(direct), secretfile.VARIABLE
+    credential = secretfile.credential_path(environ)
+    if credential is None:
         return None
-    from exo_dl.net.identity import parse_secret
-
-    try:
-        parse_secret(direct)
-    except UsageError as error:
-        raise UsageError(f"{_SECRET_VARIABLE}: {error.what}", hint=error.hint) from error
-    return direct
+    return secretfile.read_secret_file(credential), f"the credential {credential}"
 
 
 def _hugging_face(values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -196,7 +205,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     known: dict[str, Setting | None] = {setting.variable: setting for setting in SETTINGS}
-    known[locations.CONFIG_VARIABLE] = known[_SECRET_VARIABLE] = None
+    known |= dict.fromkeys((locations.CONFIG_VARIABLE, secretfile.VARIABLE, *_OF_COMMANDS))
     found = {}
     for name in sorted(environ):
         if not name.startswith("EXO_DL_"):
@@ -233,6 +242,10 @@ def _suggest(name: str, known: Sequence[str]) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            # What somebody took for a flag may carry a token: only the flags' names are repeated.
+            flags = [word.partition("=")[0] for word in message.split()[2:] if word.startswith("-")]
+            message = f"there is no flag {', '.join(flags)}" if flags else message
         raise UsageError(f"exo-dld: {message}.", hint="See: exo-dld --help")
 
 

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from exo_dl.errors import ProtocolError
-from exo_dl.net.identity import NODE_SAN, Identity, is_node_id
+from exo_dl.net.identity import Identity, certified_node
 from exo_dl.rpc.v1.swarm_pb2 import (
     Hello,
     IdentifyRequest,
@@ -73,13 +73,8 @@ class _RefusedError(Exception):
 
 def _certified_id(context: Any) -> str | None:
     """The node id in the caller's certificate; None where it is no node's."""
-    names = [bytes(name).decode("ascii", "replace") for name in _names(context)]
-    ids = [name for name in names if is_node_id(name)]
-    return ids[0] if len(ids) == 1 and NODE_SAN in names else None
-
-
-def _names(context: Any) -> list[bytes]:
-    return list((context.auth_context() or {}).get("x509_subject_alternative_name", ()))
+    names = (context.auth_context() or {}).get("x509_subject_alternative_name", ())
+    return certified_node([bytes(name).decode("ascii", "replace") for name in names])
 
 
 def _caller_host(context: Any) -> str:

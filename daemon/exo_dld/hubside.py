@@ -23,16 +23,24 @@ class HubSide:
         hub: where files are read from.
         url: a file of the pull, to find the hub by.
         ready: called on the loop when the hub answers.
+        check: asked once the hub is reached, in a thread; raises where this node may not read there.
         failed: called on the loop with the kind of failure and a text for a person, each time it does not.
     """
 
     def __init__(
-        self, hub: Hub, *, url: str, ready: Callable[[], None], failed: Callable[[LeaseResult, str], None]
+        self,
+        hub: Hub,
+        *,
+        url: str,
+        ready: Callable[[], None],
+        failed: Callable[[LeaseResult, str], None],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._hub = hub
         self._url = url
         self._ready = ready
         self._failed = failed
+        self._check = check
         self._redirects = RedirectCache()
         self._readers: dict[int, HubReader] = {}
         self._task: asyncio.Task[None] | None = None
@@ -54,6 +62,7 @@ class HubSide:
             wait_s = min(_LONGEST_WAIT_S, max(_FIRST_WAIT_S, wait_s * 2))
             try:
                 await asyncio.to_thread(self.reader(0).connect, self._url)
+                await asyncio.to_thread(self._check)
             except HubBusyError as error:
                 wait_s = error.retry_after_s
             except (ExoDlError, OSError) as error:

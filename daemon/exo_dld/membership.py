@@ -163,8 +163,7 @@ class Membership(Listeners):
 
     def peer(self, node_id: str) -> PeerInfo | None:
         """One other node, or None where it is not known."""
-        record = self._book.get(node_id)
-        return None if record is None else record.info(self._now())
+        return None if (record := self._book.get(node_id)) is None else record.info(self._now())
 
     def piece_address(self, node_id: str) -> tuple[str, int] | None:
         """Where to fetch pieces from: the fastest address known; None while the peer is not linked."""
@@ -183,12 +182,21 @@ class Membership(Listeners):
 
     def send(self, node_id: str, message: LinkMessage) -> bool:
         """Queues a message for a peer; False where no link stands, or it does not read (the link is then dropped)."""
-        record = self._book.get(node_id)
-        return record is not None and record.link is not None and record.link.send(message)
+        return (record := self._book.get(node_id)) is not None and record.link is not None and record.link.send(message)
 
     def broadcast(self, message: LinkMessage) -> int:
         """Queues a message for all linked peers; returns how many took it."""
         return sum(record.link.send(message) for record in self._book if record.link is not None)
+
+    def drop(self, node_id: str, reason: str) -> None:
+        """Ends the link to a peer."""
+        if (record := self._book.get(node_id)) is not None and record.link is not None:
+            record.link.close(reason)
+
+    def rekeyed(self) -> None:
+        """The identity has taken another secret: what is announced by mDNS follows, in the background."""
+        if self._discovery is not None and self._running:
+            self.spawn(self._discovery.rekey(self._identity.cluster_id))
 
     def rerank(self, node_id: str) -> None:
         """The peer's `piece_address` failed, or is slow: measures its addresses anew, in the background."""
@@ -318,8 +326,7 @@ class Membership(Listeners):
     def _deliver(self, record: PeerRecord, link: Link, message: LinkMessage) -> None:
         if record.link is not link or not self._running:
             return
-        kind = message.WhichOneof("body")
-        if kind == "beat":
+        if (kind := message.WhichOneof("body")) == "beat":
             record.beat = message.beat
             self._changed()
         elif kind == "peer_gossip":

@@ -41,6 +41,7 @@ class PullSpec:
         revision: the name that was asked for.
         generation: grows when an ended pull is started again.
         gated: the bytes are not for everybody.
+        share_gated: nodes get them too that may not read them at the hub themselves.
     """
 
     pull_id: str
@@ -51,6 +52,7 @@ class PullSpec:
     revision: str
     generation: int
     gated: bool
+    share_gated: bool = False
 
     def wants(self, node: str) -> bool:
         """Whether ``node`` is a target."""
@@ -72,6 +74,7 @@ def spec_from_offer(offer: pb.PullOffer) -> PullSpec:
         revision=offer.revision,
         generation=offer.generation,
         gated=offer.gated,
+        share_gated=offer.share_gated,
     )
 
 
@@ -90,6 +93,7 @@ def offer_message(spec: PullSpec, claim: Claim, age_s: float) -> pb.LinkMessage:
             age_s=age_s,
             generation=spec.generation,
             gated=spec.gated,
+            share_gated=spec.share_gated,
         )
     )
 

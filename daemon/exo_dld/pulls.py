@@ -52,6 +52,7 @@ class Pulls:
         on_end: called once for each pull that has ended.
         rules: what other nodes may have this one do.
         vouched: told of each list of files that came from the hub.
+        share_gated: pulls that start here give gated models to nodes too that may not read them themselves.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Pulls:
         on_end: Callable[[Session], None],
         rules: OfferRules,
         vouched: Vouched,
+        share_gated: bool = False,
     ) -> None:
         self._membership = membership
         self._me = membership.node_id
@@ -78,6 +80,7 @@ class Pulls:
         self._rules = rules
         self._vouched = vouched
         self._refused: set[str] = set()
+        self._share_gated = share_gated
         self._signers: dict[str, TicketSigner] = {}
         self._sessions: dict[str, Session] = {}
         self._ended: dict[str, pull_pb2.Pull] = {}
@@ -161,12 +164,15 @@ class Pulls:
         targets = self._targets(list(request.nodes))
         repo_type = request.repo_type or "model"
         resolved = await self._resolve(repo, revision, repo_type, request)
-        manifest = resolved.manifest
+        manifest, share_gated = resolved.manifest, request.share_gated or self._share_gated
         pull_id = pull_id_for(manifest, layout)
         self._vouched.add(pull_id)
         async with self._starting.setdefault(pull_id, asyncio.Lock()):
             old = self._sessions.get(pull_id)
             if old is not None and old.running:
+                if share_gated and old.spec.gated and not old.spec.share_gated:
+                    text = f"The pull {pull_id} of {repo} runs already, without --share-gated."
+                    raise UsageError(text, hint=f"Wait for its end, or cancel it first: exo-dl cancel {pull_id}")
                 await old.widen(targets)
                 return self._to_pb(old), True
             if len(self.running()) >= _MAX_RUNNING:
@@ -183,6 +189,7 @@ class Pulls:
                 revision=resolved.revision,
                 generation=generation,
                 gated=resolved.gated,
+                share_gated=resolved.gated and share_gated,
             )
             session = await self._open(spec, Claim(1, self._me), age_s=0.0)
         return self._to_pb(session), False

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -28,10 +29,10 @@ _BOUNDS: tuple[tuple[str, int], ...] = (
 )
 
 
-def make_server() -> grpc.aio.Server:
-    """A server without ports. Two daemons never share one port unnoticed."""
+def make_server(gate: grpc.aio.ServerInterceptor[Any, Any]) -> grpc.aio.Server:
+    """A server without ports. Two daemons never share one port unnoticed; ``gate`` stands before every call."""
     options = [*GRPC_OPTIONS, *_BOUNDS]
-    return grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
+    return grpc.aio.server(interceptors=[gate], options=options, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS)
 
 
 async def add_standard_services(server: grpc.aio.Server, names: Sequence[str]) -> None:
@@ -71,23 +72,50 @@ def bind_port(
     )
 
 
-def bind_socket(server: grpc.aio.Server, path: Path) -> None:
-    """Listens on the Unix socket, which only this user can open.
+def bind_socket(server: grpc.aio.Server, path: Path, *, group: int | None = None) -> None:
+    """Listens on the Unix socket, which only this user can open, and the ``group`` where there is one.
+
+    The kernel checks who connects, by the socket's mode and that of its folder; gRPC has no way to ask it again.
 
     Raises:
-        StorageError: its folder cannot be used.
+        StorageError: its folder cannot be used, or not be opened to the group.
     """
     locations.prepare_socket_dir(path)
+    if group is not None:
+        _open_folder(path, group)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()  # the lock on the state directory says that nobody listens there
     before = os.umask(0o177)
     try:
         server.add_insecure_port(locations.socket_target(path))
-        os.chmod(path, 0o600)
+        if group is not None:
+            os.chown(path, -1, group)
+        os.chmod(path, 0o600 if group is None else 0o660)
     except (RuntimeError, OSError) as error:
         raise StorageError(f"The socket {path} cannot be made: {error}.", hint="Choose another --state-dir.") from error
     finally:
         os.umask(before)
+
+
+def _open_folder(path: Path, group: int) -> None:
+    """Lets a group reach the socket by its name. It can list nothing there, and read no other file."""
+    folder = path.parent
+    if path.name != "daemon.sock":
+        raise StorageError(
+            f"The socket {path} is in a place of this user alone, so `socket_group` cannot be kept.",
+            hint="Choose a state directory with a shorter path with --state-dir.",
+        )
+    try:
+        for file in folder.iterdir():
+            if file.is_file() and not file.is_symlink():
+                os.chmod(file, 0o600)
+        os.chown(folder, -1, group)
+        os.chmod(folder, 0o710)  # noqa: S103 - to go through, not to look into
+    except OSError as error:
+        raise StorageError(
+            f"The folder {folder} cannot be opened to the group {group}: {error.strerror}.",
+            hint="The daemon's user must be a member of `socket_group`.",
+        ) from error
 
 
 def _has_ipv6() -> bool:

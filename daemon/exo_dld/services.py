@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
-import grpc
-
-from exo_dl.errors import AccessError, ExoDlError, UsageError
+from exo_dl.errors import AccessError, UsageError
 from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
 from exo_dl.rpc.v1.swarm_pb2 import Beat
 from exo_dl.store.library import Library, verify_model
@@ -19,12 +16,9 @@ from exo_dld.limits import Limits
 from exo_dld.membership import Membership
 from exo_dld.peerbook import UP, PeerInfo
 from exo_dld.pulls import Pulls
+from exo_dld.statuses import stream, unary
 
 __all__ = ["ClusterServicer", "PullServicer", "WatchLimit"]
-
-_Servicer = TypeVar("_Servicer")
-_Request = TypeVar("_Request")
-_Response = TypeVar("_Response")
 
 # Streams are told of changes at most this often, and of an end at once.
 _PULL_EVERY_S = 0.1
@@ -47,42 +41,6 @@ class WatchLimit:
 
     def __exit__(self, *_: object) -> None:
         self._open -= 1
-
-
-async def _abort(context: Any, error: ExoDlError) -> None:
-    await context.abort(grpc.StatusCode[error.status], f"{error.what}\n{error.hint}".rstrip())
-
-
-def _unary(
-    method: Callable[[_Servicer, _Request, Any], Awaitable[_Response]],
-) -> Callable[[_Servicer, _Request, Any], Awaitable[_Response]]:
-    """Errors of exo-dl become the status that they stand for."""
-
-    @functools.wraps(method)
-    async def call(self: _Servicer, request: _Request, context: Any) -> _Response:
-        try:
-            return await method(self, request, context)
-        except ExoDlError as error:
-            await _abort(context, error)
-            raise
-
-    return call
-
-
-def _stream(
-    method: Callable[[_Servicer, _Request, Any], AsyncIterator[_Response]],
-) -> Callable[[_Servicer, _Request, Any], AsyncIterator[_Response]]:
-    """The same for streams."""
-
-    @functools.wraps(method)
-    async def call(self: _Servicer, request: _Request, context: Any) -> AsyncIterator[_Response]:
-        try:
-            async for response in method(self, request, context):
-                yield response
-        except ExoDlError as error:
-            await _abort(context, error)
-
-    return call
 
 
 def _peer_pb(info: PeerInfo) -> cluster_pb2.Peer:
@@ -159,7 +117,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         """All nodes known now, this one first."""
         return cluster_pb2.ListPeersResponse(peers=self._peers())
 
-    @_stream
+    @stream
     async def WatchPeers(
         self, request: cluster_pb2.WatchPeersRequest, context: Any
     ) -> AsyncIterator[cluster_pb2.WatchPeersResponse]:
@@ -175,13 +133,13 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         """The limits on bandwidth."""
         return cluster_pb2.GetLimitsResponse(limits=self._limits.snapshot())
 
-    @_unary
+    @unary
     async def SetLimits(self, request: cluster_pb2.SetLimitsRequest, context: Any) -> cluster_pb2.SetLimitsResponse:
         """Changes them."""
         await self._limits.change(request)
         return cluster_pb2.SetLimitsResponse(limits=self._limits.snapshot())
 
-    @_unary
+    @unary
     async def Leave(self, request: cluster_pb2.LeaveRequest, context: Any) -> cluster_pb2.LeaveResponse:
         """Hands over and stops this daemon."""
         if not context.peer().startswith("unix:"):
@@ -197,13 +155,13 @@ class PullServicer(pull_pb2_grpc.PullServiceServicer):
         self._library = library
         self._watches = watches
 
-    @_unary
+    @unary
     async def StartPull(self, request: pull_pb2.StartPullRequest, context: Any) -> pull_pb2.StartPullResponse:
         """Starts a pull or joins it."""
         pull, joined = await self._pulls.start(request)
         return pull_pb2.StartPullResponse(pull=pull, joined=joined)
 
-    @_stream
+    @stream
     async def WatchPull(
         self, request: pull_pb2.WatchPullRequest, context: Any
     ) -> AsyncIterator[pull_pb2.WatchPullResponse]:
@@ -232,12 +190,12 @@ class PullServicer(pull_pb2_grpc.PullServiceServicer):
         """All pulls that this node knows of."""
         return pull_pb2.ListPullsResponse(pulls=self._pulls.list())
 
-    @_unary
+    @unary
     async def CancelPull(self, request: pull_pb2.CancelPullRequest, context: Any) -> pull_pb2.CancelPullResponse:
         """Ends a pull everywhere."""
         return pull_pb2.CancelPullResponse(pull=self._pulls.cancel(request.pull_id))
 
-    @_unary
+    @unary
     async def ListModels(self, request: pull_pb2.ListModelsRequest, context: Any) -> pull_pb2.ListModelsResponse:
         """The models that this node holds."""
         records = await asyncio.to_thread(self._library.models)
@@ -257,7 +215,7 @@ class PullServicer(pull_pb2_grpc.PullServiceServicer):
             ]
         )
 
-    @_stream
+    @stream
     async def VerifyModel(
         self, request: pull_pb2.VerifyModelRequest, context: Any
     ) -> AsyncIterator[pull_pb2.VerifyModelResponse]:

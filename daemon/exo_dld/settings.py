@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import grp
 import ipaddress
 import re
 from collections.abc import Callable
@@ -147,6 +148,17 @@ def _switch(raw: object) -> bool:
     return raw
 
 
+def _group(raw: object) -> int:
+    """A group's number."""
+    text = str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _text(raw)
+    if text.isascii() and text.isdigit():
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise ValueError("there is no such group on this machine") from None
+
+
 def _level(raw: object) -> str:
     levels = ("debug", "info", "warning", "error")
     if not isinstance(raw, str) or raw.strip().lower() not in levels:
@@ -259,6 +271,8 @@ SETTINGS: tuple[Setting, ...] = (
         "RATE",
         field_name="lan_limit_bytes_per_s",
     ),
+    Setting("share_gated", _switch, "Gated models go to nodes without access too. [default: no]", kind=Kind.SWITCH),
+    Setting("socket_group", _group, "This group may use the socket as well as its owner. [default: none]", "GROUP"),
     Setting("log_json", _switch, "Log JSON lines. [default: no]", kind=Kind.SWITCH),
     Setting("log_level", _level, "debug, info, warning or error. [default: info]", "LEVEL"),
 )

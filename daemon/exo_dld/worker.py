@@ -26,6 +26,7 @@ from exo_dl.store.pullstore import (
     StoreEvent,
     StoreFailed,
 )
+from exo_dld.gated import OwnAccess
 from exo_dld.hubcheck import HubCheck
 from exo_dld.hubside import HubSide
 from exo_dld.jobs import Jobs
@@ -58,6 +59,7 @@ class Worker:
         revision: the name to publish the commit under.
         max_hub_connections: the most that it opens to the hub at once.
         rate_guess: bytes/s from the hub, measured in earlier pulls; 0 when unknown.
+        access: whether this node may have the model; None: everybody may.
         ports: the rest of the daemon.
         check: whether the manifest is the hub's.
     """
@@ -76,6 +78,7 @@ class Worker:
         revision: str,
         max_hub_connections: int,
         rate_guess: float,
+        access: OwnAccess | None = None,
         ports: Ports,
         check: HubCheck,
     ) -> None:
@@ -85,6 +88,7 @@ class Worker:
         self._ports = ports
         self.check = check
         self._revision = revision
+        self._access = access
         self.store = make_store(self._store_event)
         self._swarm = core.Swarm(
             manifest,
@@ -102,6 +106,7 @@ class Worker:
                 url=hub.file_url(manifest, manifest.blob_of(0).paths[0]),
                 ready=lambda: self.feed(core.HubReady(ok=True)),
                 failed=self._hub_failed,
+                **({} if access is None else {"check": access.check}),
             )
         self.testimony = Testimony(self.store, banned=self._banned)
         self._transfers = Transfers(
@@ -140,9 +145,11 @@ class Worker:
 
         An error is not raised: it becomes this node's state, and the other nodes go on.
         """
-        self._probe_hub(at_once=True)
-        self.check.start(told=self._ports.changed, refused=self.fail)
         try:
+            if self._access is not None:
+                await self._access.admit()
+            self._probe_hub(at_once=True)
+            self.check.start(told=self._ports.changed, refused=self.fail)
             self.checking = await asyncio.to_thread(self.store.candidates) & self._want
             await asyncio.to_thread(self.store.open)
             if self._closed:

@@ -15,7 +15,7 @@ import exo_dl
 from exo_dl.cli.cluster import cluster
 from exo_dl.cli.commands import cancel, ls, peers, status, verify
 from exo_dl.cli.limits import leave, limit
-from exo_dl.cli.options import EXIT_INTERRUPTED, state_dir_option
+from exo_dl.cli.options import EXIT_INTERRUPTED, remote_options, require_local, state_dir_option
 from exo_dl.cli.pull import pull
 from exo_dl.errors import ExoDlError
 
@@ -40,14 +40,15 @@ Exit codes:
   130 interrupted by Ctrl-C; a pull goes on without the command
 
 \b
-Environment: EXO_DL_STATE_DIR, EXO_DL_CONFIG. The daemon's: exo-dl up --help
+Environment: EXO_DL_STATE_DIR, EXO_DL_CONFIG, EXO_DL_CONNECT, EXO_DL_TICKET. The daemon's: exo-dl up --help
 """
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(exo_dl.__version__, prog_name="exo-dl")
 @state_dir_option
-def cli(state_dir: str | None) -> None:
+@remote_options
+def cli(state_dir: str | None, connect: str | None, ticket: str | None) -> None:
     """One command, and every machine of the cluster has the model; each byte is read from the hub once."""
 
 
@@ -62,6 +63,7 @@ def up(context: click.Context, arguments: tuple[str, ...]) -> None:
 
     Takes the flags of exo-dld: exo-dl up --help shows them.
     """
+    require_local()
     state_dir = context.find_root().params.get("state_dir")
     inherited = ("--state-dir", state_dir) if state_dir is not None else ()
     command = [sys.executable, "-m", "exo_dld", *inherited, *arguments]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from exo_dl.cli.options import common, find_pull, run
+from exo_dl.cli.options import common, find_pull, open_client, run
 from exo_dl.errors import IntegrityError
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ def verify(model: str, *, as_json: bool, state_dir: str | None) -> None:
 async def _status(wanted: str | None, *, watching: bool, as_json: bool, state_dir: str | None) -> None:
     from exo_dl.cli.pull import raise_for_end, watch
     from exo_dl.cli.text import print_json
-    from exo_dl.client import Client
     from exo_dl.types import PullState, as_dict
 
-    async with Client(state_dir) as client:
+    async with open_client(state_dir) as client:
         if wanted is None:
             await _status_of_all(client, watching=watching, as_json=as_json)
             return
@@ -113,7 +112,6 @@ async def _status_of_all(client: Any, *, watching: bool, as_json: bool) -> None:
 
 async def _peers(*, watching: bool, as_json: bool, state_dir: str | None) -> None:
     from exo_dl.cli.text import print_json
-    from exo_dl.client import Client
     from exo_dl.types import as_dict
 
     screen = _Screen()
@@ -124,7 +122,7 @@ async def _peers(*, watching: bool, as_json: bool, state_dir: str | None) -> Non
         else:
             screen.show(_peer_table(nodes))
 
-    async with Client(state_dir) as client:
+    async with open_client(state_dir) as client:
         if not watching:
             show(await client.list_peers())
             return
@@ -134,10 +132,9 @@ async def _peers(*, watching: bool, as_json: bool, state_dir: str | None) -> Non
 
 async def _ls(*, as_json: bool, state_dir: str | None) -> None:
     from exo_dl.cli.text import print_json
-    from exo_dl.client import Client
     from exo_dl.types import as_dict
 
-    async with Client(state_dir) as client:
+    async with open_client(state_dir) as client:
         models = await client.list_models()
     if as_json:
         print_json({"models": [as_dict(model) for model in models]})
@@ -147,10 +144,9 @@ async def _ls(*, as_json: bool, state_dir: str | None) -> None:
 
 async def _cancel(wanted: str, *, as_json: bool, state_dir: str | None) -> None:
     from exo_dl.cli.text import print_json
-    from exo_dl.client import Client
     from exo_dl.types import PullState, as_dict
 
-    async with Client(state_dir) as client:
+    async with open_client(state_dir) as client:
         before = await find_pull(client, wanted)
         pull = await client.cancel_pull(before.pull_id)
     if as_json:
@@ -165,12 +161,11 @@ async def _cancel(wanted: str, *, as_json: bool, state_dir: str | None) -> None:
 
 async def _verify(model: str, *, as_json: bool, state_dir: str | None) -> None:
     from exo_dl.cli.text import clean, human_bytes, print_json
-    from exo_dl.client import Client
     from exo_dl.types import as_dict
 
     wrong: list[str] = []
     size = count = 0
-    async with Client(state_dir) as client:
+    async with open_client(state_dir) as client:
         async for check in client.verify_model(model):
             if as_json:
                 print_json(as_dict(check))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exo_dl.cli.options import common, note, run
+from exo_dl.cli.options import common, note, open_client, require_local, run
 from exo_dl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,15 +81,15 @@ def leave(*, within_s: float, as_json: bool, state_dir: str | None) -> None:
     What it was to read from the hub goes back to the others at once, and what it alone holds is offered to them before
     it goes. Returns when the daemon has stopped.
     """
+    require_local()
     run(_leave(within_s, as_json=as_json, state_dir=state_dir))
 
 
 async def _limit(given: dict[str, int | None], nodes: Sequence[str], *, as_json: bool, state_dir: str | None) -> None:
     from exo_dl.cli.text import print_json
-    from exo_dl.client import Client
     from exo_dl.types import as_dict
 
-    async with Client(state_dir) as client:
+    async with open_client(state_dir) as client:
         if all(rate is None for rate in given.values()):
             limits = await client.get_limits()
         else:
@@ -126,12 +126,11 @@ async def _leave(within_s: float, *, as_json: bool, state_dir: str | None) -> No
 
     from exo_dl import locations
     from exo_dl.cli.text import print_json
-    from exo_dl.client import Client
     from exo_dl.types import as_dict
 
     base = locations.default_state_dir() if state_dir is None else locations.absolute(state_dir)
     socket = locations.socket_path(base)
-    async with Client(state_dir) as client:
+    async with open_client(state_dir) as client:
         left = await client.leave(within_s=within_s)
     until = time.monotonic() + _STOPPED_WITHIN_S
     while socket.exists() and time.monotonic() < until:  # noqa: ASYNC110 - another process removes it

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from exo_dl.cli.options import EXIT_INTERRUPTED, common, note, run
+from exo_dl.cli.options import EXIT_INTERRUPTED, common, note, open_client, run
 from exo_dl.errors import CancelledPullError, DaemonUnavailableError, PullFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = ["absolute_layout", "pull", "raise_for_end", "split_nodes", "watch"]
     default="model",
     help="What ORG/NAME is. [default: model]",
 )
+@click.option("--share-gated", is_flag=True, help="Give a gated or private model to nodes too that may not read it.")
 @click.option("--no-wait", is_flag=True, help="Start it and return at once.")
 @common
 def pull(
@@ -52,6 +53,7 @@ def pull(
     layout: str,
     repo_type: str,
     *,
+    share_gated: bool,
     no_wait: bool,
     as_json: bool,
     state_dir: str | None,
@@ -73,6 +75,7 @@ def pull(
                 nodes=targets,
                 layout=place,
                 repo_type=repo_type,
+                share_gated=share_gated,
                 no_wait=no_wait,
                 as_json=as_json,
                 state_dir=state_dir,
@@ -183,16 +186,21 @@ async def _pull(
     nodes: Sequence[str],
     layout: str,
     repo_type: str,
+    share_gated: bool,
     no_wait: bool,
     as_json: bool,
     state_dir: str | None,
     started: list[str],
 ) -> None:
-    from exo_dl.client import Client
-
-    async with Client(state_dir) as client:
+    async with open_client(state_dir) as client:
         start = await client.start_pull(
-            model, repo_type=repo_type, include=include, exclude=exclude, nodes=nodes, layout=layout
+            model,
+            repo_type=repo_type,
+            include=include,
+            exclude=exclude,
+            nodes=nodes,
+            layout=layout,
+            share_gated=share_gated,
         )
         pull = start.pull
         started.append(pull.pull_id)

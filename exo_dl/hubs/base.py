@@ -73,6 +73,14 @@ class Hub(Protocol):
             HubError: no answer, or one that cannot be used.
         """
 
+    def check_access(self, manifest: Manifest) -> None:
+        """Asks the hub whether a file of a resolved model may be read.
+
+        Raises:
+            AccessError, NotFoundError: it may not, with the token that there is.
+            HubBusyError, HubError: as `resolve`.
+        """
+
     def file_url(self, manifest: Manifest, path: str) -> str:
         """Where the bytes of ``path`` at the manifest's commit are read. It may redirect."""
 

@@ -81,6 +81,11 @@ class HuggingFaceHub:
         """The base URL, without a trailing "/"."""
         return self._endpoint
 
+    def check_access(self, manifest: Manifest) -> None:
+        """See `exo_dl.hubs.base.Hub.check_access`."""
+        with self._translated(f"{manifest.repo} at {manifest.commit[:12]}", manifest.repo):
+            self._read_head(self.file_url(manifest, min(entry.path for entry in manifest.files)), _File())
+
     def file_url(self, manifest: Manifest, path: str) -> str:
         """Where the bytes of ``path`` at the manifest's commit are read."""
         return self._base_url(manifest.repo_type, manifest.repo, manifest.commit) + quote(path)

@@ -173,6 +173,18 @@ class Discovery:
             library.setLevel(logging.CRITICAL)
         self._watch = asyncio.create_task(self._run())
 
+    async def rekey(self, cluster_id: str) -> None:
+        """From now on this node announces another cluster, and sees the nodes of that one only."""
+        running, found, gone = self._watch is not None, self._on_found, self._on_gone
+        if running:
+            await self.stop()
+        self._cluster_id = self._properties["cl"] = cluster_id
+        self._known.clear()
+        self._resolving.clear()
+        if running:
+            self._on_found, self._on_gone = found, gone
+            self._watch = asyncio.create_task(self._run())
+
     async def stop(self) -> None:
         """Takes the announcement back and ends; at most about two seconds."""
         self._on_found = lambda _: None

@@ -42,9 +42,16 @@ class TicketKey:
         if len(secret_key) < 16:
             raise ValueError(f"A ticket key of {len(secret_key)} bytes is too short.")
         self._key = secret_key
+        self._former: tuple[bytes, float] | None = None
         self._max_remembered = max_remembered
         self._seen: OrderedDict[str, float] = OrderedDict()
         self._lock = threading.Lock()
+
+    def adopt(self, secret_key: bytes, *, now: float, grace_s: float = 30.0) -> None:
+        """Signs with another key from now on; what the former one signed is accepted for ``grace_s`` more."""
+        with self._lock:
+            if secret_key != self._key:
+                self._former, self._key = (self._key, now + grace_s), secret_key
 
     def sign(self, method: str, path: str, node_id: str, *, now: float, ttl_s: float = 60.0, audience: str = "") -> str:
         """The value of an ``Authorization`` header for one request.
@@ -59,7 +66,7 @@ class TicketKey:
         """
         until = int(now + min(ttl_s, _MAX_TTL_S))
         nonce = secrets.token_hex(12)
-        mac = self._mac(method, path, node_id, until, nonce, audience)
+        mac = self._mac(self._key, method, path, node_id, until, nonce, audience)
         return f"{SCHEME} 1.{node_id}.{until}.{nonce}.{mac}"
 
     def verify(self, header: str, method: str, path: str, *, now: float, audience: str = "") -> str:
@@ -73,7 +80,8 @@ class TicketKey:
         if form is None:
             raise AccessError("The request has no ticket of this cluster.")
         node_id, until, nonce, mac = form[1], int(form[2]), form[3], form[4]
-        if not hmac.compare_digest(mac, self._mac(method, path, node_id, until, nonce, audience)):
+        request = (method, path, node_id, until, nonce, audience)
+        if not any(hmac.compare_digest(mac, self._mac(key, *request)) for key in self._good_keys(now)):
             raise AccessError("The ticket was made with another cluster secret or for another request.")
         if not now <= until <= now + _MAX_TTL_S:
             raise AccessError("The ticket is outside of its time.", hint="Do the clocks of both machines agree?")
@@ -89,9 +97,15 @@ class TicketKey:
             while self._seen and (len(self._seen) > self._max_remembered or next(iter(self._seen.values())) < now):
                 self._seen.popitem(last=False)
 
-    def _mac(self, method: str, path: str, node_id: str, until: int, nonce: str, audience: str) -> str:
+    def _good_keys(self, now: float) -> list[bytes]:
+        with self._lock:
+            former = self._former
+            return [self._key, former[0]] if former is not None and now < former[1] else [self._key]
+
+    @staticmethod
+    def _mac(key: bytes, method: str, path: str, node_id: str, until: int, nonce: str, audience: str) -> str:
         text = "\n".join(("exo-dl ticket 1", method, path, node_id, str(until), nonce, audience))
-        return hmac.digest(self._key, text.encode(), "sha256").hex()
+        return hmac.digest(key, text.encode(), "sha256").hex()
 
 
 class TicketSigner:

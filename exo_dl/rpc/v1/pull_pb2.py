@@ -24,47 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65xo_dl/rpc/v1/pull.proto\x12\rexo_dl.rpc.v1\"\x86\x01\n\x10StartPullRequest\x12\x0c\n\x04repo\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x11\n\trepo_type\x18\x03 \x01(\t\x12\x0f\n\x07include\x18\x04 \x03(\t\x12\x0f\n\x07\x65xclude\x18\x05 \x03(\t\x12\r\n\x05nodes\x18\x06 \x03(\t\x12\x0e\n\x06layout\x18\x07 \x01(\t\"F\n\x11StartPullResponse\x12!\n\x04pull\x18\x01 \x01(\x0b\x32\x13.exo_dl.rpc.v1.Pull\x12\x0e\n\x06joined\x18\x02 \x01(\x08\"#\n\x10WatchPullRequest\x12\x0f\n\x07pull_id\x18\x01 \x01(\t\"6\n\x11WatchPullResponse\x12!\n\x04pull\x18\x01 \x01(\x0b\x32\x13.exo_dl.rpc.v1.Pull\"\x12\n\x10ListPullsRequest\"7\n\x11ListPullsResponse\x12\"\n\x05pulls\x18\x01 \x03(\x0b\x32\x13.exo_dl.rpc.v1.Pull\"$\n\x11\x43\x61ncelPullRequest\x12\x0f\n\x07pull_id\x18\x01 \x01(\t\"7\n\x12\x43\x61ncelPullResponse\x12!\n\x04pull\x18\x01 \x01(\x0b\x32\x13.exo_dl.rpc.v1.Pull\"\xc8\x03\n\x04Pull\x12\x0f\n\x07pull_id\x18\x01 \x01(\t\x12\x0c\n\x04repo\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\t\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.exo_dl.rpc.v1.PullState\x12\x0e\n\x06wall_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x62ound_s\x18\x07 \x01(\x01\x12\x13\n\x0bremaining_s\x18\x08 \x01(\x01\x12\x14\n\x0c\x62ytes_wanted\x18\t \x01(\x04\x12\x12\n\nbytes_done\x18\n \x01(\x04\x12\x16\n\x0e\x62ytes_from_hub\x18\x0b \x01(\x04\x12\x18\n\x10\x62ytes_from_peers\x18\x0c \x01(\x04\x12\r\n\x05\x66iles\x18\r \x01(\r\x12\x13\n\x0bmodel_bytes\x18\x0e \x01(\x04\x12&\n\x05nodes\x18\x0f \x03(\x0b\x32\x17.exo_dl.rpc.v1.NodePull\x12\x16\n\x0e\x63oordinator_id\x18\x10 \x01(\t\x12\r\n\x05\x65poch\x18\x11 \x01(\x04\x12\x0e\n\x06layout\x18\x12 \x01(\t\x12\r\n\x05\x65rror\x18\x13 \x01(\t\x12\x0e\n\x06\x65vents\x18\x14 \x03(\t\x12\x0c\n\x04path\x18\x15 \x01(\t\x12\x14\n\x0cstarted_at_s\x18\x16 \x01(\x01\"\x9c\x02\n\x08NodePull\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.exo_dl.rpc.v1.NodePullState\x12\x14\n\x0c\x62ytes_wanted\x18\x04 \x01(\x04\x12\x12\n\nbytes_done\x18\x05 \x01(\x04\x12\x16\n\x0e\x62ytes_from_hub\x18\x06 \x01(\x04\x12\x18\n\x10\x62ytes_from_peers\x18\x07 \x01(\x04\x12\x17\n\x0fhub_bytes_per_s\x18\x08 \x01(\x01\x12\x18\n\x10peer_bytes_per_s\x18\t \x01(\x01\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x12\n\nbytes_held\x18\x0b \x01(\x04\x12\x17\n\x0fhub_connections\x18\x0c \x01(\r\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.exo_dl.rpc.v1.Model\"\x8b\x01\n\x05Model\x12\x0c\n\x04repo\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\t\x12\x11\n\trevisions\x18\x03 \x03(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\r\n\x05\x66iles\x18\x05 \x01(\r\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0e\n\x06layout\x18\x07 \x01(\t\x12\x10\n\x08\x63omplete\x18\x08 \x01(\x08\"4\n\x12VerifyModelRequest\x12\x0c\n\x04repo\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\"}\n\x13VerifyModelResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\n\n\x02ok\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x13\n\x0b\x66iles_total\x18\x05 \x01(\r\x12\x12\n\nfiles_done\x18\x06 \x01(\r*\x85\x01\n\tPullState\x12\x1a\n\x16PULL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12PULL_STATE_RUNNING\x10\x01\x12\x13\n\x0fPULL_STATE_DONE\x10\x02\x12\x15\n\x11PULL_STATE_FAILED\x10\x03\x12\x18\n\x14PULL_STATE_CANCELLED\x10\x04*\x97\x02\n\rNodePullState\x12\x1f\n\x1bNODE_PULL_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17NODE_PULL_STATE_WAITING\x10\x01\x12\x1c\n\x18NODE_PULL_STATE_CHECKING\x10\x02\x12\x1b\n\x17NODE_PULL_STATE_PULLING\x10\x03\x12\x1e\n\x1aNODE_PULL_STATE_PUBLISHING\x10\x04\x12\x18\n\x14NODE_PULL_STATE_DONE\x10\x05\x12\x1a\n\x16NODE_PULL_STATE_FAILED\x10\x06\x12\x1d\n\x19NODE_PULL_STATE_CANCELLED\x10\x07\x12\x18\n\x14NODE_PULL_STATE_LOST\x10\x08\x32\xfd\x03\n\x0bPullService\x12N\n\tStartPull\x12\x1f.exo_dl.rpc.v1.StartPullRequest\x1a .exo_dl.rpc.v1.StartPullResponse\x12P\n\tWatchPull\x12\x1f.exo_dl.rpc.v1.WatchPullRequest\x1a .exo_dl.rpc.v1.WatchPullResponse0\x01\x12N\n\tListPulls\x12\x1f.exo_dl.rpc.v1.ListPullsRequest\x1a .exo_dl.rpc.v1.ListPullsResponse\x12Q\n\nCancelPull\x12 .exo_dl.rpc.v1.CancelPullRequest\x1a!.exo_dl.rpc.v1.CancelPullResponse\x12Q\n\nListModels\x12 .exo_dl.rpc.v1.ListModelsRequest\x1a!.exo_dl.rpc.v1.ListModelsResponse\x12V\n\x0bVerifyModel\x12!.exo_dl.rpc.v1.VerifyModelRequest\x1a\".exo_dl.rpc.v1.VerifyModelResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x65xo_dl/rpc/v1/pull.proto\x12\rexo_dl.rpc.v1\"\x9b\x01\n\x10StartPullRequest\x12\x0c\n\x04repo\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x11\n\trepo_type\x18\x03 \x01(\t\x12\x0f\n\x07include\x18\x04 \x03(\t\x12\x0f\n\x07\x65xclude\x18\x05 \x03(\t\x12\r\n\x05nodes\x18\x06 \x03(\t\x12\x0e\n\x06layout\x18\x07 \x01(\t\x12\x13\n\x0bshare_gated\x18\x14 \x01(\x08\"F\n\x11StartPullResponse\x12!\n\x04pull\x18\x01 \x01(\x0b\x32\x13.exo_dl.rpc.v1.Pull\x12\x0e\n\x06joined\x18\x02 \x01(\x08\"#\n\x10WatchPullRequest\x12\x0f\n\x07pull_id\x18\x01 \x01(\t\"6\n\x11WatchPullResponse\x12!\n\x04pull\x18\x01 \x01(\x0b\x32\x13.exo_dl.rpc.v1.Pull\"\x12\n\x10ListPullsRequest\"7\n\x11ListPullsResponse\x12\"\n\x05pulls\x18\x01 \x03(\x0b\x32\x13.exo_dl.rpc.v1.Pull\"$\n\x11\x43\x61ncelPullRequest\x12\x0f\n\x07pull_id\x18\x01 \x01(\t\"7\n\x12\x43\x61ncelPullResponse\x12!\n\x04pull\x18\x01 \x01(\x0b\x32\x13.exo_dl.rpc.v1.Pull\"\xc8\x03\n\x04Pull\x12\x0f\n\x07pull_id\x18\x01 \x01(\t\x12\x0c\n\x04repo\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\t\x12\'\n\x05state\x18\x05 \x01(\x0e\x32\x18.exo_dl.rpc.v1.PullState\x12\x0e\n\x06wall_s\x18\x06 \x01(\x01\x12\x0f\n\x07\x62ound_s\x18\x07 \x01(\x01\x12\x13\n\x0bremaining_s\x18\x08 \x01(\x01\x12\x14\n\x0c\x62ytes_wanted\x18\t \x01(\x04\x12\x12\n\nbytes_done\x18\n \x01(\x04\x12\x16\n\x0e\x62ytes_from_hub\x18\x0b \x01(\x04\x12\x18\n\x10\x62ytes_from_peers\x18\x0c \x01(\x04\x12\r\n\x05\x66iles\x18\r \x01(\r\x12\x13\n\x0bmodel_bytes\x18\x0e \x01(\x04\x12&\n\x05nodes\x18\x0f \x03(\x0b\x32\x17.exo_dl.rpc.v1.NodePull\x12\x16\n\x0e\x63oordinator_id\x18\x10 \x01(\t\x12\r\n\x05\x65poch\x18\x11 \x01(\x04\x12\x0e\n\x06layout\x18\x12 \x01(\t\x12\r\n\x05\x65rror\x18\x13 \x01(\t\x12\x0e\n\x06\x65vents\x18\x14 \x03(\t\x12\x0c\n\x04path\x18\x15 \x01(\t\x12\x14\n\x0cstarted_at_s\x18\x16 \x01(\x01\"\x9c\x02\n\x08NodePull\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12+\n\x05state\x18\x03 \x01(\x0e\x32\x1c.exo_dl.rpc.v1.NodePullState\x12\x14\n\x0c\x62ytes_wanted\x18\x04 \x01(\x04\x12\x12\n\nbytes_done\x18\x05 \x01(\x04\x12\x16\n\x0e\x62ytes_from_hub\x18\x06 \x01(\x04\x12\x18\n\x10\x62ytes_from_peers\x18\x07 \x01(\x04\x12\x17\n\x0fhub_bytes_per_s\x18\x08 \x01(\x01\x12\x18\n\x10peer_bytes_per_s\x18\t \x01(\x01\x12\r\n\x05\x65rror\x18\n \x01(\t\x12\x12\n\nbytes_held\x18\x0b \x01(\x04\x12\x17\n\x0fhub_connections\x18\x0c \x01(\r\"\x13\n\x11ListModelsRequest\":\n\x12ListModelsResponse\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.exo_dl.rpc.v1.Model\"\x8b\x01\n\x05Model\x12\x0c\n\x04repo\x18\x01 \x01(\t\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\t\x12\x11\n\trevisions\x18\x03 \x03(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\r\n\x05\x66iles\x18\x05 \x01(\r\x12\x0c\n\x04path\x18\x06 \x01(\t\x12\x0e\n\x06layout\x18\x07 \x01(\t\x12\x10\n\x08\x63omplete\x18\x08 \x01(\x08\"4\n\x12VerifyModelRequest\x12\x0c\n\x04repo\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\"}\n\x13VerifyModelResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\n\n\x02ok\x18\x03 \x01(\x08\x12\x0f\n\x07problem\x18\x04 \x01(\t\x12\x13\n\x0b\x66iles_total\x18\x05 \x01(\r\x12\x12\n\nfiles_done\x18\x06 \x01(\r*\x85\x01\n\tPullState\x12\x1a\n\x16PULL_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12PULL_STATE_RUNNING\x10\x01\x12\x13\n\x0fPULL_STATE_DONE\x10\x02\x12\x15\n\x11PULL_STATE_FAILED\x10\x03\x12\x18\n\x14PULL_STATE_CANCELLED\x10\x04*\x97\x02\n\rNodePullState\x12\x1f\n\x1bNODE_PULL_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17NODE_PULL_STATE_WAITING\x10\x01\x12\x1c\n\x18NODE_PULL_STATE_CHECKING\x10\x02\x12\x1b\n\x17NODE_PULL_STATE_PULLING\x10\x03\x12\x1e\n\x1aNODE_PULL_STATE_PUBLISHING\x10\x04\x12\x18\n\x14NODE_PULL_STATE_DONE\x10\x05\x12\x1a\n\x16NODE_PULL_STATE_FAILED\x10\x06\x12\x1d\n\x19NODE_PULL_STATE_CANCELLED\x10\x07\x12\x18\n\x14NODE_PULL_STATE_LOST\x10\x08\x32\xfd\x03\n\x0bPullService\x12N\n\tStartPull\x12\x1f.exo_dl.rpc.v1.StartPullRequest\x1a .exo_dl.rpc.v1.StartPullResponse\x12P\n\tWatchPull\x12\x1f.exo_dl.rpc.v1.WatchPullRequest\x1a .exo_dl.rpc.v1.WatchPullResponse0\x01\x12N\n\tListPulls\x12\x1f.exo_dl.rpc.v1.ListPullsRequest\x1a .exo_dl.rpc.v1.ListPullsResponse\x12Q\n\nCancelPull\x12 .exo_dl.rpc.v1.CancelPullRequest\x1a!.exo_dl.rpc.v1.CancelPullResponse\x12Q\n\nListModels\x12 .exo_dl.rpc.v1.ListModelsRequest\x1a!.exo_dl.rpc.v1.ListModelsResponse\x12V\n\x0bVerifyModel\x12!.exo_dl.rpc.v1.VerifyModelRequest\x1a\".exo_dl.rpc.v1.VerifyModelResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'exo_dl.rpc.v1.pull_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PULLSTATE']._serialized_start=1668
-  _globals['_PULLSTATE']._serialized_end=1801
-  _globals['_NODEPULLSTATE']._serialized_start=1804
-  _globals['_NODEPULLSTATE']._serialized_end=2083
+  _globals['_PULLSTATE']._serialized_start=1689
+  _globals['_PULLSTATE']._serialized_end=1822
+  _globals['_NODEPULLSTATE']._serialized_start=1825
+  _globals['_NODEPULLSTATE']._serialized_end=2104
   _globals['_STARTPULLREQUEST']._serialized_start=44
-  _globals['_STARTPULLREQUEST']._serialized_end=178
-  _globals['_STARTPULLRESPONSE']._serialized_start=180
-  _globals['_STARTPULLRESPONSE']._serialized_end=250
-  _globals['_WATCHPULLREQUEST']._serialized_start=252
-  _globals['_WATCHPULLREQUEST']._serialized_end=287
-  _globals['_WATCHPULLRESPONSE']._serialized_start=289
-  _globals['_WATCHPULLRESPONSE']._serialized_end=343
-  _globals['_LISTPULLSREQUEST']._serialized_start=345
-  _globals['_LISTPULLSREQUEST']._serialized_end=363
-  _globals['_LISTPULLSRESPONSE']._serialized_start=365
-  _globals['_LISTPULLSRESPONSE']._serialized_end=420
-  _globals['_CANCELPULLREQUEST']._serialized_start=422
-  _globals['_CANCELPULLREQUEST']._serialized_end=458
-  _globals['_CANCELPULLRESPONSE']._serialized_start=460
-  _globals['_CANCELPULLRESPONSE']._serialized_end=515
-  _globals['_PULL']._serialized_start=518
-  _globals['_PULL']._serialized_end=974
-  _globals['_NODEPULL']._serialized_start=977
-  _globals['_NODEPULL']._serialized_end=1261
-  _globals['_LISTMODELSREQUEST']._serialized_start=1263
-  _globals['_LISTMODELSREQUEST']._serialized_end=1282
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1284
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1342
-  _globals['_MODEL']._serialized_start=1345
-  _globals['_MODEL']._serialized_end=1484
-  _globals['_VERIFYMODELREQUEST']._serialized_start=1486
-  _globals['_VERIFYMODELREQUEST']._serialized_end=1538
-  _globals['_VERIFYMODELRESPONSE']._serialized_start=1540
-  _globals['_VERIFYMODELRESPONSE']._serialized_end=1665
-  _globals['_PULLSERVICE']._serialized_start=2086
-  _globals['_PULLSERVICE']._serialized_end=2595
+  _globals['_STARTPULLREQUEST']._serialized_end=199
+  _globals['_STARTPULLRESPONSE']._serialized_start=201
+  _globals['_STARTPULLRESPONSE']._serialized_end=271
+  _globals['_WATCHPULLREQUEST']._serialized_start=273
+  _globals['_WATCHPULLREQUEST']._serialized_end=308
+  _globals['_WATCHPULLRESPONSE']._serialized_start=310
+  _globals['_WATCHPULLRESPONSE']._serialized_end=364
+  _globals['_LISTPULLSREQUEST']._serialized_start=366
+  _globals['_LISTPULLSREQUEST']._serialized_end=384
+  _globals['_LISTPULLSRESPONSE']._serialized_start=386
+  _globals['_LISTPULLSRESPONSE']._serialized_end=441
+  _globals['_CANCELPULLREQUEST']._serialized_start=443
+  _globals['_CANCELPULLREQUEST']._serialized_end=479
+  _globals['_CANCELPULLRESPONSE']._serialized_start=481
+  _globals['_CANCELPULLRESPONSE']._serialized_end=536
+  _globals['_PULL']._serialized_start=539
+  _globals['_PULL']._serialized_end=995
+  _globals['_NODEPULL']._serialized_start=998
+  _globals['_NODEPULL']._serialized_end=1282
+  _globals['_LISTMODELSREQUEST']._serialized_start=1284
+  _globals['_LISTMODELSREQUEST']._serialized_end=1303
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1305
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1363
+  _globals['_MODEL']._serialized_start=1366
+  _globals['_MODEL']._serialized_end=1505
+  _globals['_VERIFYMODELREQUEST']._serialized_start=1507
+  _globals['_VERIFYMODELREQUEST']._serialized_end=1559
+  _globals['_VERIFYMODELRESPONSE']._serialized_start=1561
+  _globals['_VERIFYMODELRESPONSE']._serialized_end=1686
+  _globals['_PULLSERVICE']._serialized_start=2107
+  _globals['_PULLSERVICE']._serialized_end=2616
 # @@protoc_insertion_point(module_scope)

@@ -42,7 +42,7 @@ NODE_PULL_STATE_CANCELLED: NodePullState
 NODE_PULL_STATE_LOST: NodePullState
 
 class StartPullRequest(_message.Message):
-    __slots__ = ("repo", "revision", "repo_type", "include", "exclude", "nodes", "layout")
+    __slots__ = ("repo", "revision", "repo_type", "include", "exclude", "nodes", "layout", "share_gated")
     REPO_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     REPO_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class StartPullRequest(_message.Message):
     EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_GATED_FIELD_NUMBER: _ClassVar[int]
     repo: str
     revision: str
     repo_type: str
@@ -57,7 +58,8 @@ class StartPullRequest(_message.Message):
     exclude: _containers.RepeatedScalarFieldContainer[str]
     nodes: _containers.RepeatedScalarFieldContainer[str]
     layout: str
-    def __init__(self, repo: _Optional[str] = ..., revision: _Optional[str] = ..., repo_type: _Optional[str] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., layout: _Optional[str] = ...) -> None: ...
+    share_gated: bool
+    def __init__(self, repo: _Optional[str] = ..., revision: _Optional[str] = ..., repo_type: _Optional[str] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., layout: _Optional[str] = ..., share_gated: _Optional[bool] = ...) -> None: ...
 
 class StartPullResponse(_message.Message):
     __slots__ = ("pull", "joined")

@@ -49,7 +49,7 @@ class LinkResponse(_message.Message):
     def __init__(self, message: _Optional[_Union[LinkMessage, _Mapping]] = ...) -> None: ...
 
 class LinkMessage(_message.Message):
-    __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye", "limits_told", "limits_asked", "hub_share", "suspect", "pull_note")
+    __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye", "limits_told", "limits_asked", "hub_share", "suspect", "pull_note", "ticket_news", "secret_news", "secret_answer")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     PEER_GOSSIP_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,9 @@ class LinkMessage(_message.Message):
     HUB_SHARE_FIELD_NUMBER: _ClassVar[int]
     SUSPECT_FIELD_NUMBER: _ClassVar[int]
     PULL_NOTE_FIELD_NUMBER: _ClassVar[int]
+    TICKET_NEWS_FIELD_NUMBER: _ClassVar[int]
+    SECRET_NEWS_FIELD_NUMBER: _ClassVar[int]
+    SECRET_ANSWER_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     beat: Beat
     peer_gossip: PeerGossip
@@ -92,7 +95,10 @@ class LinkMessage(_message.Message):
     hub_share: HubShare
     suspect: Suspect
     pull_note: PullNote
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., peer_gossip: _Optional[_Union[PeerGossip, _Mapping]] = ..., pull_offer: _Optional[_Union[PullOffer, _Mapping]] = ..., pull_join: _Optional[_Union[PullJoin, _Mapping]] = ..., lease_ask: _Optional[_Union[LeaseAsk, _Mapping]] = ..., lease_grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., lease_cut: _Optional[_Union[LeaseCut, _Mapping]] = ..., lease_progress: _Optional[_Union[LeaseProgress, _Mapping]] = ..., lease_end: _Optional[_Union[LeaseEnd, _Mapping]] = ..., have_map: _Optional[_Union[HaveMap, _Mapping]] = ..., have: _Optional[_Union[Have, _Mapping]] = ..., have_query: _Optional[_Union[HaveQuery, _Mapping]] = ..., node_progress: _Optional[_Union[NodeProgress, _Mapping]] = ..., pull_end: _Optional[_Union[PullEnd, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., limits_told: _Optional[_Union[LimitsTold, _Mapping]] = ..., limits_asked: _Optional[_Union[LimitsAsked, _Mapping]] = ..., hub_share: _Optional[_Union[HubShare, _Mapping]] = ..., suspect: _Optional[_Union[Suspect, _Mapping]] = ..., pull_note: _Optional[_Union[PullNote, _Mapping]] = ...) -> None: ...
+    ticket_news: TicketNews
+    secret_news: SecretNews
+    secret_answer: SecretAnswer
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., peer_gossip: _Optional[_Union[PeerGossip, _Mapping]] = ..., pull_offer: _Optional[_Union[PullOffer, _Mapping]] = ..., pull_join: _Optional[_Union[PullJoin, _Mapping]] = ..., lease_ask: _Optional[_Union[LeaseAsk, _Mapping]] = ..., lease_grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., lease_cut: _Optional[_Union[LeaseCut, _Mapping]] = ..., lease_progress: _Optional[_Union[LeaseProgress, _Mapping]] = ..., lease_end: _Optional[_Union[LeaseEnd, _Mapping]] = ..., have_map: _Optional[_Union[HaveMap, _Mapping]] = ..., have: _Optional[_Union[Have, _Mapping]] = ..., have_query: _Optional[_Union[HaveQuery, _Mapping]] = ..., node_progress: _Optional[_Union[NodeProgress, _Mapping]] = ..., pull_end: _Optional[_Union[PullEnd, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., limits_told: _Optional[_Union[LimitsTold, _Mapping]] = ..., limits_asked: _Optional[_Union[LimitsAsked, _Mapping]] = ..., hub_share: _Optional[_Union[HubShare, _Mapping]] = ..., suspect: _Optional[_Union[Suspect, _Mapping]] = ..., pull_note: _Optional[_Union[PullNote, _Mapping]] = ..., ticket_news: _Optional[_Union[TicketNews, _Mapping]] = ..., secret_news: _Optional[_Union[SecretNews, _Mapping]] = ..., secret_answer: _Optional[_Union[SecretAnswer, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "node_id", "name", "version", "addresses", "piece_port", "incarnation", "grpc_port")
@@ -157,7 +163,7 @@ class PeerAddress(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., piece_port: _Optional[int] = ...) -> None: ...
 
 class PullOffer(_message.Message):
-    __slots__ = ("pull_id", "manifest", "targets", "coordinator_id", "epoch", "layout", "endpoint", "revision", "age_s", "generation", "gated")
+    __slots__ = ("pull_id", "manifest", "targets", "coordinator_id", "epoch", "layout", "endpoint", "revision", "age_s", "generation", "gated", "share_gated")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +175,7 @@ class PullOffer(_message.Message):
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     GATED_FIELD_NUMBER: _ClassVar[int]
+    SHARE_GATED_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
     manifest: Manifest
     targets: _containers.RepeatedScalarFieldContainer[str]
@@ -180,7 +187,8 @@ class PullOffer(_message.Message):
     age_s: float
     generation: int
     gated: bool
-    def __init__(self, pull_id: _Optional[str] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., targets: _Optional[_Iterable[str]] = ..., coordinator_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layout: _Optional[str] = ..., endpoint: _Optional[str] = ..., revision: _Optional[str] = ..., age_s: _Optional[float] = ..., generation: _Optional[int] = ..., gated: _Optional[bool] = ...) -> None: ...
+    share_gated: bool
+    def __init__(self, pull_id: _Optional[str] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., targets: _Optional[_Iterable[str]] = ..., coordinator_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layout: _Optional[str] = ..., endpoint: _Optional[str] = ..., revision: _Optional[str] = ..., age_s: _Optional[float] = ..., generation: _Optional[int] = ..., gated: _Optional[bool] = ..., share_gated: _Optional[bool] = ...) -> None: ...
 
 class Manifest(_message.Message):
     __slots__ = ("hub", "repo_type", "repo", "commit", "files", "unselected")
@@ -479,3 +487,39 @@ class HubShare(_message.Message):
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     bytes_per_s: float
     def __init__(self, bytes_per_s: _Optional[float] = ...) -> None: ...
+
+class TicketNews(_message.Message):
+    __slots__ = ("tickets",)
+    TICKETS_FIELD_NUMBER: _ClassVar[int]
+    tickets: _containers.RepeatedCompositeFieldContainer[TicketEntry]
+    def __init__(self, tickets: _Optional[_Iterable[_Union[TicketEntry, _Mapping]]] = ...) -> None: ...
+
+class TicketEntry(_message.Message):
+    __slots__ = ("id", "label", "made_by", "made_at_s", "ends_at_s", "revoked")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    MADE_BY_FIELD_NUMBER: _ClassVar[int]
+    MADE_AT_S_FIELD_NUMBER: _ClassVar[int]
+    ENDS_AT_S_FIELD_NUMBER: _ClassVar[int]
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    label: str
+    made_by: str
+    made_at_s: float
+    ends_at_s: float
+    revoked: bool
+    def __init__(self, id: _Optional[str] = ..., label: _Optional[str] = ..., made_by: _Optional[str] = ..., made_at_s: _Optional[float] = ..., ends_at_s: _Optional[float] = ..., revoked: _Optional[bool] = ...) -> None: ...
+
+class SecretNews(_message.Message):
+    __slots__ = ("secret",)
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    secret: str
+    def __init__(self, secret: _Optional[str] = ...) -> None: ...
+
+class SecretAnswer(_message.Message):
+    __slots__ = ("proof", "refused")
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    refused: str
+    def __init__(self, proof: _Optional[bytes] = ..., refused: _Optional[str] = ...) -> None: ...

@@ -54,12 +54,15 @@ async def test_join_refuses_what_is_no_secret(tmp_path: Path) -> None:
 async def test_join_while_a_daemon_runs(tmp_path: Path) -> None:
     state_dir, secret = tmp_path / "state", new_secret()
     secretfile.write_secret(state_dir, secret)
-    async with FakeDaemon(state_dir):
-        done = await exo_dl("cluster", "join", secret, state_dir=state_dir)
-        assert (done.code, done.out) == (0, "This node already has that secret.\n")
-        done = await exo_dl("cluster", "join", new_secret(), state_dir=state_dir)
-        assert done.code == 11
-    assert secretfile.read_secret(state_dir) == secret
+    async with FakeDaemon(state_dir) as daemon:
+        other = new_secret()
+        done = await exo_dl("cluster", "join", other, state_dir=state_dir)
+        assert done.code == 0, done.err
+        assert "belongs to that cluster now" in done.out
+        assert [request.secret for request in daemon.requests] == [other]
+    assert secretfile.read_secret(state_dir) == secret, "the daemon stores it, not the command"
+    done = await exo_dl("cluster", "join", secret, state_dir=state_dir)
+    assert (done.code, done.out) == (0, "This node already has that secret.\n")
     done = await exo_dl("cluster", "join", new_secret(), state_dir=state_dir)
     assert done.code == 0
     assert secretfile.read_secret(state_dir) != secret
@@ -106,3 +109,65 @@ def test_files_that_are_not_there_or_no_files(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(errors.StorageError, match="cannot be stored"):
         secretfile.write_secret(tmp_path / "file" / "x", new_secret())
+
+
+async def test_init_makes_a_cluster_once(tmp_path: Path) -> None:
+    first = await exo_dl("cluster", "init", "--json", state_dir=tmp_path)
+    again = await exo_dl("cluster", "init", "--json", state_dir=tmp_path)
+    assert first.documents[0]["created"] is True
+    assert again.documents[0] == first.documents[0] | {"created": False}
+    assert secretfile.read_secret(tmp_path) == first.documents[0]["secret"]
+    done = await exo_dl("cluster", "init", state_dir=tmp_path)
+    assert "exo-dl cluster join SECRET" in done.err
+
+
+async def test_rotate_without_a_daemon(tmp_path: Path) -> None:
+    secretfile.write_secret(tmp_path, before := new_secret())
+    done = await exo_dl("cluster", "rotate", "--json", state_dir=tmp_path)
+    assert done.code == 0, done.err
+    after = secretfile.read_secret(tmp_path)
+    assert done.documents[0]["secret"] == after != before
+    done = await exo_dl("cluster", "rotate", "--without", "bob", state_dir=tmp_path)
+    assert done.code == 2
+    assert secretfile.read_secret(tmp_path) == after
+
+
+def test_where_a_secret_is_found(tmp_path: Path) -> None:
+    state, credentials = tmp_path / "state", tmp_path / "credentials"
+    credentials.mkdir()
+    texts = [new_secret() for _ in range(4)]
+    secretfile.write_secret(state, texts[0])
+    (credentials / "cluster-secret").write_text(texts[1])
+    (tmp_path / "file").write_text(texts[2])
+    environ = {"EXO_DL_CONFIG": str(tmp_path / "none.toml")}
+    for number, addition in enumerate(
+        (
+            {},
+            {"CREDENTIALS_DIRECTORY": str(credentials)},
+            {secretfile.FILE_VARIABLE: str(tmp_path / "file")},
+            {secretfile.VARIABLE: texts[3]},
+        )
+    ):
+        environ |= addition
+        found = secretfile.find_secret(state, environ)
+        assert found is not None
+        assert found.text == texts[number]
+        assert (found.source == "") == (number == 0)
+        assert texts[number] not in repr(found)
+
+
+async def test_commands_of_this_machine_refuse_connect(tmp_path: Path) -> None:
+    for words in (["cluster", "init"], ["cluster", "show"], ["cluster", "rotate"], ["leave"], ["up"]):
+        done = await exo_dl("--connect", "127.0.0.1:9", *words, state_dir=tmp_path)
+        assert done.code == 2, done.err
+        assert "the machine that it runs on" in done.err
+    assert not os.listdir(tmp_path)
+
+
+async def test_a_ticket_on_the_command_line_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    text = "-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n"
+    done = await exo_dl("--connect", "127.0.0.1:9", "--ticket", text, "peers", state_dir=tmp_path)
+    assert done.code == 2
+    assert "secret\n" not in done.err
+    done = await exo_dl("--ticket", str(tmp_path / "none"), "peers", state_dir=tmp_path)
+    assert (done.code, "--connect" in done.err) == (2, True)

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from exo_dl import locations
-from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
+from exo_dl.rpc.v1 import access_pb2, access_pb2_grpc, cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
 
 __all__ = ["COMMIT", "PULL_ID", "FakeDaemon", "make_node", "make_pull"]
 
@@ -71,7 +71,11 @@ def make_pull(state: pull_pb2.PullState = pull_pb2.PULL_STATE_RUNNING, **values:
     return pull_pb2.Pull(**{**merged, **values})
 
 
-class FakeDaemon(pull_pb2_grpc.PullServiceServicer, cluster_pb2_grpc.ClusterServiceServicer):
+class FakeDaemon(
+    pull_pb2_grpc.PullServiceServicer,
+    cluster_pb2_grpc.ClusterServiceServicer,
+    access_pb2_grpc.AccessServiceServicer,
+):
     """Answers what its attributes say; remembers requests; `failure` makes every call fail."""
 
     def __init__(self, state_dir: Path) -> None:
@@ -96,6 +100,7 @@ class FakeDaemon(pull_pb2_grpc.PullServiceServicer, cluster_pb2_grpc.ClusterServ
         self._server = grpc.aio.server()
         pull_pb2_grpc.add_PullServiceServicer_to_server(self, self._server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self, self._server)
+        access_pb2_grpc.add_AccessServiceServicer_to_server(self, self._server)
         self._server.add_insecure_port(locations.socket_target(path))
         await self._server.start()
         return self
@@ -159,6 +164,10 @@ class FakeDaemon(pull_pb2_grpc.PullServiceServicer, cluster_pb2_grpc.ClusterServ
         await self._enter(request, context)
         locations.socket_path(self.state_dir).unlink()  # as the daemon does when it stops
         return cluster_pb2.LeaveResponse(pieces_left=3, seconds=1.5)
+
+    async def JoinCluster(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        return access_pb2.JoinClusterResponse(changed=True)
 
     async def WatchPeers(self, request: Any, context: Any) -> AsyncIterator[Any]:
         await self._enter(request, context)

@@ -35,6 +35,8 @@ EXAMPLES: dict[str, tuple[str, str, object]] = {
     "max_uploads": ("3", "3", 3),
     "hub_limit": ("100Mbit", '"12.5MB/s"', 12_500_000),
     "lan_limit": ("1Gbit/s", '"125MB/s"', 125_000_000),
+    "share_gated": ("1", "true", True),
+    "socket_group": ("100", "100", 100),
     "log_json": ("1", "true", True),
     "log_level": ("DEBUG", '"debug"', "debug"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc.aio
 
@@ -32,8 +33,9 @@ class Node:
         name: str = "node",
         timing: Timing = FAST,
         host: str = "127.0.0.1",
+        **certificates: Any,
     ) -> None:
-        self.identity = Identity(secret, node_id or new_node_id())
+        self.identity = Identity(secret, node_id or new_node_id(), **certificates)
         self.id = self.identity.node_id
         self.host = host
         self.port = 0
