@@ -223,6 +223,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         membership,
         identity=identity,
         ticket_key=ticket_key,
+        discovery=discovery,
         store=lambda text: secretfile.write_secret(state.path, text),
         secret=secret,
         fixed_by=config.secret_source,
@@ -303,7 +304,7 @@ def _workers(
             revision=spec.revision,
             max_hub_connections=config.max_hub_connections,
             rate_guess=status.hub_bytes_per_s,
-            access=OwnAccess(hub, spec.manifest, shared=spec.share_gated) if spec.gated else None,
+            access=OwnAccess(hub, spec.manifest, needed=spec.gated, shared=spec.share_gated),
             ports=ports,
             check=HubCheck(spec.pull_id, spec.manifest, hub=hub, vouched=vouched),
         )

@@ -29,14 +29,15 @@ class OwnAccess:
     Args:
         hub: with this node's own token.
         manifest: the model.
+        needed: the model is gated or private.
         shared: who started the pull lets nodes without access have the model too.
     """
 
-    def __init__(self, hub: Hub, manifest: Manifest, *, shared: bool) -> None:
+    def __init__(self, hub: Hub, manifest: Manifest, *, needed: bool, shared: bool) -> None:
         self._hub = hub
         self._manifest = manifest
-        self._shared = shared
-        self._proven = False
+        self._free = shared or not needed
+        self._proven = not needed
 
     def check(self) -> None:
         """Asks the hub, until it said yes once. Blocks.
@@ -57,7 +58,7 @@ class OwnAccess:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + _PATIENCE_S
-        while not self._shared:
+        while not self._free:
             pause_s = _PAUSE_S
             try:
                 return await asyncio.to_thread(self.check)

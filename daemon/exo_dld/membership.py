@@ -193,11 +193,6 @@ class Membership(Listeners):
         if (record := self._book.get(node_id)) is not None and record.link is not None:
             record.link.close(reason)
 
-    def rekeyed(self) -> None:
-        """The identity has taken another secret: what is announced by mDNS follows, in the background."""
-        if self._discovery is not None and self._running:
-            self.spawn(self._discovery.rekey(self._identity.cluster_id))
-
     def rerank(self, node_id: str) -> None:
         """The peer's `piece_address` failed, or is slow: measures its addresses anew, in the background."""
         record = self._book.get(node_id)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from exo_dl.errors import NotFoundError, ProtocolError, StorageError, UsageError
+from exo_dl.net.discovery import Discovery
 from exo_dl.net.identity import Identity, new_secret, parse_secret
 from exo_dl.net.tickets import TicketKey
 from exo_dl.rpc.v1 import access_pb2
@@ -35,6 +36,7 @@ class Rekey:
         membership: the other nodes.
         identity: this node's; takes the new secret.
         ticket_key: the same for piece tickets.
+        discovery: announces the cluster; None: without.
         store: keeps a secret on disk; called in a thread.
         secret: the present one.
         fixed_by: the setting that the secret comes from, where it is not the state directory: then it is not changed.
@@ -47,6 +49,7 @@ class Rekey:
         *,
         identity: Identity,
         ticket_key: TicketKey,
+        discovery: Discovery | None,
         store: Callable[[str], None],
         secret: str,
         fixed_by: str,
@@ -55,6 +58,7 @@ class Rekey:
         self._membership = membership
         self._identity = identity
         self._ticket_key = ticket_key
+        self._discovery = discovery
         self._store = store
         self._raw = parse_secret(secret)
         self._fixed_by = fixed_by
@@ -151,7 +155,8 @@ class Rekey:
         self._raw = parse_secret(text)
         self._identity.adopt(text)
         self._ticket_key.adopt(self._identity.ticket_key(), now=time.time())
-        self._membership.rekeyed()
+        if self._discovery is not None:
+            self._membership.spawn(self._discovery.rekey(self._identity.cluster_id))
         for node in self._membership.up():
             self._prove(node)
 

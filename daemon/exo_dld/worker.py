@@ -59,7 +59,7 @@ class Worker:
         revision: the name to publish the commit under.
         max_hub_connections: the most that it opens to the hub at once.
         rate_guess: bytes/s from the hub, measured in earlier pulls; 0 when unknown.
-        access: whether this node may have the model; None: everybody may.
+        access: whether this node may have the model.
         ports: the rest of the daemon.
         check: whether the manifest is the hub's.
     """
@@ -78,7 +78,7 @@ class Worker:
         revision: str,
         max_hub_connections: int,
         rate_guess: float,
-        access: OwnAccess | None = None,
+        access: OwnAccess,
         ports: Ports,
         check: HubCheck,
     ) -> None:
@@ -106,7 +106,7 @@ class Worker:
                 url=hub.file_url(manifest, manifest.blob_of(0).paths[0]),
                 ready=lambda: self.feed(core.HubReady(ok=True)),
                 failed=self._hub_failed,
-                **({} if access is None else {"check": access.check}),
+                check=access.check,
             )
         self.testimony = Testimony(self.store, banned=self._banned)
         self._transfers = Transfers(
@@ -124,17 +124,15 @@ class Worker:
         )
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._complete = False
+        self._complete = self._closed = False
         self._unpublished = set(range(len(manifest.blobs)))
         self.readings = Readings(manifest)
-        self._closed = False
         # What peers and the coordinator say before the store is open, for it has no place for pieces yet.
         self._waiting: list[core.SwarmEvent] | None = []
         self._stale = 0
         self.state = NodeState.CHECKING
         self.error: ExoDlError | None = None
-        self.checking = 0
-        self.bytes_held = 0
+        self.checking = self.bytes_held = 0
         self.bytes_wanted = manifest.set_bytes(want)
         self.path: Path | None = None
 
@@ -146,8 +144,7 @@ class Worker:
         An error is not raised: it becomes this node's state, and the other nodes go on.
         """
         try:
-            if self._access is not None:
-                await self._access.admit()
+            await self._access.admit()
             self._probe_hub(at_once=True)
             self.check.start(told=self._ports.changed, refused=self.fail)
             self.checking = await asyncio.to_thread(self.store.candidates) & self._want
