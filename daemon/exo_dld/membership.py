@@ -82,8 +82,7 @@ class Membership(Listeners):
         self._probe_headers = probe_headers
         self._timing = timing or Timing()
         self._incarnation = secrets.randbits(63) | 1
-        self._grpc_port = 0
-        self._piece_port = 0
+        self._grpc_port = self._piece_port = 0
         self._own_hosts: tuple[str, ...] = ()
         self._book = PeerBook(identity.node_id)
         self._statics = [StaticPeer(text) for text in dict.fromkeys(static_peers)]

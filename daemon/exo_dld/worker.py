@@ -83,12 +83,8 @@ class Worker:
         check: HubCheck,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._manifest = manifest
-        self._want = want
-        self._ports = ports
-        self.check = check
-        self._revision = revision
-        self._access = access
+        self._manifest, self._want, self._ports = manifest, want, ports
+        self.check, self._revision, self._access = check, revision, access
         self.store = make_store(self._store_event)
         self._swarm = core.Swarm(
             manifest,
