@@ -40,3 +40,14 @@ def test_disks_and_missing_links_count() -> None:
 def test_nothing_to_do_takes_no_time() -> None:
     assert least_time(union_bytes=0, wants={"n0": 0}, rates=rates(0, 0)) == 0.0
     assert least_time_read_once(union_bytes=0, wants={"n0": 0}, rates=rates(0, 0)) == 0.0
+
+
+def test_parts_that_one_node_wants_need_no_exchange_and_a_slow_reader_is_helped_by_the_others() -> None:
+    alone = rates(10, 0, count=2)
+    for bound in (least_time, least_time_read_once):
+        assert bound(union_bytes=100, wants={"n0": 50, "n1": 50}, rates=alone) == pytest.approx(5)
+        # What only n0 wants may come through n1, where the LAN can carry it.
+        assert bound(union_bytes=100, wants={"n0": 90, "n1": 10}, rates=alone) == pytest.approx(9)
+        assert bound(union_bytes=100, wants={"n0": 90, "n1": 10}, rates=rates(10, 100, count=2)) == pytest.approx(5)
+        # A node that wants nothing helps with its link.
+        assert bound(union_bytes=100, wants={"n0": 100, "n1": 0}, rates=rates(10, 100, count=2)) == pytest.approx(5)
