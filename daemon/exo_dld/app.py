@@ -29,6 +29,7 @@ from exo_dl.net.discovery import Discovery
 from exo_dl.net.fetch import FetchPool
 from exo_dl.net.identity import Identity
 from exo_dl.net.piece_server import PieceServer
+from exo_dl.net.piece_tls import PieceTls
 from exo_dl.net.receive import BUFFER_BYTES
 from exo_dl.net.tickets import TicketKey, TicketSigner, authorizer
 from exo_dl.rpc.v1 import access_pb2, access_pb2_grpc, cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
@@ -162,6 +163,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         probe_headers=probe_signer.headers,
     )
 
+    tls = PieceTls(identity)
     jobs = Jobs(asyncio.get_running_loop())
     # A thread holds one buffer; as much again is in the kernel for its socket.
     threads = max(2, min(2 * _MAX_THREADS, config.memory_budget_bytes // (2 * BUFFER_BYTES)))
@@ -171,6 +173,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         max_hub_threads=threads // 2,
         hub_limiter=limits.hub,
         peer_limiter=limits.lan_down,
+        tls=tls,
     )
     stack.callback(pool.close)
 
@@ -180,6 +183,10 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
             raise NotFoundError(f"Pull {pull_id} is not open here.")
         return session.worker.store.locate(first, end)
 
+    def needs_tls(pull_id: str) -> bool:
+        session = pulls.session(pull_id)
+        return session is not None and session.spec.gated
+
     piece_server = PieceServer(
         hosts=[config.host] if config.host else ["::", "0.0.0.0"],  # noqa: S104  # a daemon for the LAN
         port=config.piece_port,
@@ -187,6 +194,8 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         authorize=authorizer(ticket_key, audience=identity.node_id),
         max_uploads=config.max_uploads,
         limiter=limits.lan_up,
+        tls=tls,
+        needs_tls=needs_tls,
     )
     vouched = Vouched()
     pulls = Pulls(

@@ -31,6 +31,9 @@ class OwnAccess:
         manifest: the model.
         needed: the model is gated or private.
         shared: who started the pull lets nodes without access have the model too.
+
+    Attributes:
+        needed: as given: then the bytes go between nodes over TLS alone.
     """
 
     def __init__(self, hub: Hub, manifest: Manifest, *, needed: bool, shared: bool) -> None:
@@ -38,6 +41,7 @@ class OwnAccess:
         self._manifest = manifest
         self._free = shared or not needed
         self._proven = not needed
+        self.needed = needed
 
     def check(self) -> None:
         """Asks the hub, until it said yes once. Blocks.

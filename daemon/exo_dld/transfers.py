@@ -58,6 +58,7 @@ class Transfers:
         peer_address: host and piece port of a peer; None while it is not linked.
         signer: makes the tickets for requests to a peer.
         feed: takes the events for the machine.
+        encrypted: pieces come from peers over TLS.
         ended: called before the machine hears of a fetch's end.
         testimony: the digests that each peer named; told who does not stand by its own.
     """
@@ -74,6 +75,7 @@ class Transfers:
         peer_address: Callable[[str], tuple[str, int] | None],
         signer: Callable[[str], TicketSigner],
         feed: Callable[[core.SwarmEvent], None],
+        encrypted: bool,
         ended: Callable[[core.FetchResult, str], None],
         testimony: Testimony,
     ) -> None:
@@ -87,6 +89,7 @@ class Transfers:
         self._peer_address = peer_address
         self._signer = signer
         self._feed = feed
+        self._encrypted = encrypted
         self._ended = ended
         self._testimony = testimony
         self._number = jobs.register(self._events)
@@ -118,6 +121,7 @@ class Transfers:
                 held=self._is_held,
                 adjust_clock=signer.adjust,
                 group=self._pull_id,
+                tls_node=action.peer if self._encrypted else "",
             )
         )
 

@@ -116,6 +116,7 @@ class Worker:
             signer=ports.signer,
             feed=self.feed,
             ended=self._fetch_ended,
+            encrypted=access.needed,
             testimony=self.testimony,
         )
         self._timer: asyncio.TimerHandle | None = None
@@ -125,10 +126,9 @@ class Worker:
         self.readings = Readings(manifest)
         # What peers and the coordinator say before the store is open, for it has no place for pieces yet.
         self._waiting: list[core.SwarmEvent] | None = []
-        self._stale = 0
         self.state = NodeState.CHECKING
         self.error: ExoDlError | None = None
-        self.checking = self.bytes_held = 0
+        self.checking = self.bytes_held = self._stale = 0
         self.bytes_wanted = manifest.set_bytes(want)
         self.path: Path | None = None
 

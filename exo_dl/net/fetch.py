@@ -25,6 +25,7 @@ from exo_dl.net.jobs import FetchEvent, HubJob, JobEnded, PeerJob, PieceDone, Pi
 from exo_dl.net.lanes import Batcher, Lane
 from exo_dl.net.limits import Limiter, RateLimit
 from exo_dl.net.peer_connection import Answer, ConnectionLostError, PeerConnection, PeerConnections, connect
+from exo_dl.net.piece_tls import PieceTls
 from exo_dl.net.receive import JobStopped, PieceSink, Task, fill
 from exo_dl.net.tickets import TIME_HEADER
 
@@ -56,6 +57,7 @@ class FetchPool:
         timeouts: for peers; a hub reader has its own.
         hub_limiter: the limit on what is received from hubs; None: none.
         peer_limiter: the limit on what is received from peers; None: none.
+        tls: for peer jobs whose bytes go over TLS; None: they fail.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class FetchPool:
         timeouts: Timeouts | None = None,
         hub_limiter: Limiter | None = None,
         peer_limiter: Limiter | None = None,
+        tls: PieceTls | None = None,
     ) -> None:
+        self._tls = tls
         self._timeouts = timeouts or Timeouts()
         self._hub_limiter: Limiter = hub_limiter or RateLimit()
         self._peer_limiter: Limiter = peer_limiter or RateLimit()
@@ -218,10 +222,14 @@ class FetchPool:
         sink = PieceSink(task, self._events.put)
         adjusted = False
         while True:
-            connection = self._connections.take(job.address)
+            connection = self._connections.take(job.address, job.tls_node)
             if connection is None:
                 connection = connect(
-                    job.address, timeout_s=self._timeouts.connect_s, stopped=lambda: task.cancelled or task.finished
+                    job.address,
+                    timeout_s=self._timeouts.connect_s,
+                    stopped=lambda: task.cancelled or task.finished,
+                    tls=self._tls,
+                    node_id=job.tls_node,
                 )
             used = connection.used
             keep = False

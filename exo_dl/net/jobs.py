@@ -64,6 +64,7 @@ class PeerJob:
             copy is not written over it.
         adjust_clock: told the peer's Unix time when it answers 401, before one more try (`TicketSigner.adjust`).
         group: the pull: where a limit on bytes holds, pulls share it fairly.
+        tls_node: the peer's node id: the bytes go over TLS, and to nobody else; "": in clear.
     """
 
     job_id: int
@@ -75,6 +76,7 @@ class PeerJob:
     held: Callable[[int], bool] | None = None
     adjust_clock: Callable[[float], None] | None = None
     group: str = ""
+    tls_node: str = ""
 
     def __post_init__(self) -> None:
         _check_pieces(self.pieces)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
 import select
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -19,6 +19,7 @@ from exo_dl.core.swarm import FetchResult
 from exo_dl.errors import ProtocolError
 from exo_dl.net.gather import Gather
 from exo_dl.net.http_head import MAX_HEAD_BYTES, parse_answer
+from exo_dl.net.piece_tls import PieceTls, shut_down
 from exo_dl.net.receive import JobStopped
 
 __all__ = ["Answer", "ConnectionLostError", "PeerConnection", "PeerConnections", "connect"]
@@ -86,15 +87,21 @@ class PeerConnection:
     Args:
         sock: connected and blocking.
         address: of the peer.
+        node_id: which its certificate names, where ``sock`` speaks TLS.
     """
 
-    def __init__(self, sock: socket.socket, address: tuple[str, int]) -> None:
+    def __init__(self, sock: socket.socket, address: tuple[str, int], node_id: str = "") -> None:
         self.address = address
+        self.node_id = node_id
         self.idle_since = 0.0
         self.used = False
         self._sock = sock
         self._timeout_s = 0.0
         self._gather = Gather(sock)
+
+    def serves(self, address: tuple[str, int], node_id: str) -> bool:
+        """Whether it leads to ``address``, with TLS to ``node_id`` where that is given, without it where not."""
+        return (self.address, self.node_id) == (address, node_id)
 
     def fileno(self) -> int:
         """The descriptor."""
@@ -102,7 +109,10 @@ class PeerConnection:
 
     def set_timeout(self, seconds: float) -> None:
         """How long a read or a write waits without one byte. The kernel's own timer: no call to poll for each read."""
-        if seconds != self._timeout_s:
+        if seconds != self._timeout_s and self.node_id:
+            self._sock.settimeout(seconds)
+            self._timeout_s = seconds
+        elif seconds != self._timeout_s:
             value = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
@@ -189,8 +199,11 @@ class PeerConnection:
 
     def is_usable(self) -> bool:
         """An idle connection that the peer closed, or on which it said something unasked, is not."""
+        if self.node_id:
+            self.set_timeout(0.0)  # else the flag below would not keep it from waiting
         try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            # Also below TLS: on an idle connection there is nothing to be said.
+            socket.socket.recv(self._sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return True
         except OSError:
@@ -199,8 +212,7 @@ class PeerConnection:
 
     def shut(self) -> None:
         """Ends what another thread waits for on it, at once."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        shut_down(self._sock)
 
     def close(self) -> None:
         """Done with it."""
@@ -214,13 +226,22 @@ class PeerConnection:
         return JobStopped(FetchResult.FAILED, f"The connection to {self.address[0]} failed: {error.strerror}.")
 
 
-def connect(address: tuple[str, int], *, timeout_s: float, stopped: Callable[[], bool]) -> PeerConnection:
+def connect(
+    address: tuple[str, int],
+    *,
+    timeout_s: float,
+    stopped: Callable[[], bool],
+    tls: PieceTls | None = None,
+    node_id: str = "",
+) -> PeerConnection:
     """A new connection.
 
     Args:
         address: host and port.
         timeout_s: for all addresses that the host has, together.
         stopped: asked every 50 ms.
+        tls: makes the TLS connection where ``node_id`` is given.
+        node_id: the node that must answer, over TLS; "": in clear.
 
     Raises:
         JobStopped: TIMEOUT, CANCELLED, or FAILED with what the system said.
@@ -241,8 +262,27 @@ def connect(address: tuple[str, int], *, timeout_s: float, stopped: Callable[[],
         else:
             sock.setblocking(True)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return PeerConnection(sock, address)
+            if node_id:
+                sock = _encrypt(sock, tls, node_id, until)
+            return PeerConnection(sock, address, node_id)
     raise failure
+
+
+def _encrypt(sock: socket.socket, tls: PieceTls | None, node_id: str, until: float) -> ssl.SSLSocket:
+    if tls is None:
+        sock.close()
+        raise JobStopped(FetchResult.FAILED, "This fetch needs TLS, and there is none.")
+    wrapped = tls.connect(sock, node_id)
+    try:
+        wrapped.settimeout(max(0.001, until - time.monotonic()))
+        wrapped.do_handshake()
+    except OSError as error:
+        wrapped.close()
+        raise JobStopped(FetchResult.FAILED, f"No TLS with {node_id}: {error}.") from error
+    except BaseException:
+        wrapped.close()
+        raise
+    return wrapped
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
@@ -279,11 +319,11 @@ class PeerConnections:
         self._idle: OrderedDict[int, PeerConnection] = OrderedDict()
         self._closed = False
 
-    def take(self, address: tuple[str, int]) -> PeerConnection | None:
-        """A connection to the peer that still stands, or None."""
+    def take(self, address: tuple[str, int], node_id: str = "") -> PeerConnection | None:
+        """A connection to the peer that still stands, or None; with TLS to ``node_id`` where that is given."""
         while True:
             with self._lock:
-                key = next((k for k in reversed(self._idle) if self._idle[k].address == address), None)
+                key = next((k for k in reversed(self._idle) if self._idle[k].serves(address, node_id)), None)
                 found = self._idle.pop(key) if key is not None else None
             if found is None:
                 return None

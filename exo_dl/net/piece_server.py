@@ -24,9 +24,11 @@ from exo_dl.errors import ProtocolError
 from exo_dl.net.http_head import MAX_HEAD_BYTES, parse_request
 from exo_dl.net.limits import Limiter
 from exo_dl.net.listening import accept, open_listeners
+from exo_dl.net.piece_tls import PieceTls
 from exo_dl.net.senders import Locate, Senders, Upload, short_answer
+from exo_dl.net.served import ServedConnection
 from exo_dl.net.tickets import TIME_HEADER
-from exo_dl.net.uploads import parse_target, piece_path
+from exo_dl.net.uploads import PiecesRequest, ProbeRequest, parse_target, piece_path
 
 __all__ = ["PieceServer", "ServerStats", "piece_path"]
 
@@ -34,7 +36,6 @@ Authorize = Callable[[str, str, Mapping[str, str]], str | None]
 
 _MAX_CONNECTIONS = 2048
 _MAX_PER_ADDRESS = 512
-_READ_BYTES = 16 << 10
 _SWEEP_S = 0.25
 _STRANGER_S = 10.0
 _HEAD_S = 5.0
@@ -65,18 +66,6 @@ class ServerStats:
     bytes_sent: int
 
 
-class _Connection:
-    """One client. ``until``: when the waiting thread gives up on it while it is idle (`time.monotonic`)."""
-
-    def __init__(self, sock: socket.socket, host: str, until: float) -> None:
-        self.sock = sock
-        self.host = host
-        self.until = until
-        self.received = bytearray()
-        self.known = False
-        self.sending = False
-
-
 class PieceServer:
     """Serves pieces. `start` and `close` once each; the other methods from any thread.
 
@@ -89,6 +78,9 @@ class PieceServer:
         max_uploads: most bodies being sent at once.
         max_per_peer: most to one node.
         limiter: the limit on the bytes of pieces that are sent; None: none.
+        tls: for clients that speak TLS, on the same port; None: none may.
+        needs_tls: (pull id) -> its pieces are not for everybody: without TLS they are refused (426). Called in the
+            waiting thread.
     """
 
     def __init__(
@@ -101,11 +93,15 @@ class PieceServer:
         max_uploads: int = 16,
         max_per_peer: int = 4,
         limiter: Limiter | None = None,
+        tls: PieceTls | None = None,
+        needs_tls: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        self._tls = tls
+        self._needs_tls = needs_tls
         self._hosts = tuple(hosts)
         self._port = port
         self._authorize = authorize
-        self._senders: Senders[_Connection] = Senders(
+        self._senders: Senders[ServedConnection] = Senders(
             locate=locate,
             done=self._give_back,
             max_uploads=max_uploads,
@@ -114,9 +110,9 @@ class PieceServer:
         )
         self._requests = self._busy = self._refused = 0
         self._told: set[str] = set()
-        self._connections: set[_Connection] = set()
+        self._connections: set[ServedConnection] = set()
         self._per_host: dict[str, int] = {}
-        self._returned: deque[tuple[_Connection, bool]] = deque()
+        self._returned: deque[tuple[ServedConnection, bool]] = deque()
         self._listeners: list[socket.socket] = []
         self._resting: list[socket.socket] = []
         self._selector = selectors.DefaultSelector()
@@ -224,7 +220,7 @@ class PieceServer:
         if self._per_host.get(host, 0) >= _MAX_PER_ADDRESS:
             sock.close()
             return
-        connection = _Connection(sock, host, time.monotonic() + _STRANGER_S)
+        connection = ServedConnection(sock, host, time.monotonic() + _STRANGER_S, self._tls)
         self._connections.add(connection)
         self._per_host[host] = self._per_host.get(host, 0) + 1
         self._selector.register(sock, selectors.EVENT_READ, connection)
@@ -236,7 +232,7 @@ class PieceServer:
             self._drop(min(idle, key=lambda c: (c.known, c.until)))
         return bool(idle)
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: ServedConnection) -> None:
         if connection not in self._connections:
             return  # dropped for another while its event was waiting
         with contextlib.suppress(KeyError):
@@ -257,9 +253,9 @@ class PieceServer:
             self._selector.register(listener, selectors.EVENT_READ)
         self._resting.clear()
 
-    def _read(self, connection: _Connection) -> None:
+    def _read(self, connection: ServedConnection) -> None:
         try:
-            data = connection.sock.recv(_READ_BYTES, socket.MSG_DONTWAIT)
+            data = connection.receive()
         except BlockingIOError:
             return
         except OSError:
@@ -272,7 +268,7 @@ class PieceServer:
         connection.received += data
         self._go_on(connection)
 
-    def _go_on(self, connection: _Connection) -> None:
+    def _go_on(self, connection: ServedConnection) -> None:
         """Carries out the requests that have come, until one is being sent or none is complete."""
         while connection in self._connections and not connection.sending:
             end = connection.received.find(b"\r\n\r\n")
@@ -286,7 +282,7 @@ class PieceServer:
                 connection.until = time.monotonic() + (_IDLE_S if connection.known else _STRANGER_S)
                 self._handle(connection, head)
 
-    def _handle(self, connection: _Connection, head: bytes) -> None:
+    def _handle(self, connection: ServedConnection, head: bytes) -> None:
         self._requests += 1
         try:
             method, target, headers, keep = parse_request(head)
@@ -297,7 +293,7 @@ class PieceServer:
                 self._answer(connection, 200, "ok", keep=keep)
                 return
             node = self._authorize(method, target, headers)
-            if node is None:
+            if node is None or connection.node not in ("", node):
                 self._tell(connection, "has no good ticket")
                 now = {TIME_HEADER: f"{time.time():.3f}"}
                 self._answer(connection, 401, "No good ticket for this request.", keep=keep, headers=now)
@@ -311,12 +307,18 @@ class PieceServer:
         connection.until = time.monotonic() + _IDLE_S
         if request is None:
             self._answer(connection, 404, "There is no such thing here.", keep=keep)
+        elif self._is_bare(connection, request):
+            self._answer(connection, 426, "The pieces of this pull go over TLS alone.", keep=False)
         elif not self._begin(connection, Upload(connection.sock, node, request, keep=keep)):
             self._busy += 1
             busy = {"Retry-After": "1", "exo-dl-retry-ms": str(_BUSY_RETRY_MS)}
             self._answer(connection, 503, "All upload slots are taken.", keep=keep, headers=busy)
 
-    def _tell(self, connection: _Connection, why: str) -> None:
+    def _is_bare(self, connection: ServedConnection, request: PiecesRequest | ProbeRequest) -> bool:
+        """Whether this would send in clear what is not for everybody."""
+        return isinstance(request, PiecesRequest) and not connection.encrypted and self._needs_tls(request.pull_id)
+
+    def _tell(self, connection: ServedConnection, why: str) -> None:
         """A source of bad requests is named in the log once; all of them are counted."""
         if connection.host not in self._told and not connection.known:
             if len(self._told) >= _MAX_TOLD:
@@ -326,42 +328,46 @@ class PieceServer:
                 "%s is refused at the piece port: it %s (more from there is only counted)", connection.host, why
             )
 
-    def _begin(self, connection: _Connection, upload: Upload) -> bool:
+    def _begin(self, connection: ServedConnection, upload: Upload) -> bool:
         """Gives a connection to a sender; False when no slot is free."""
         self._selector.unregister(connection.sock)
+        connection.lend()
         connection.sending = self._senders.begin(connection, upload)
         if not connection.sending:
+            connection.take_back()
             self._selector.register(connection.sock, selectors.EVENT_READ, connection)
         return connection.sending
 
-    def _give_back(self, connection: _Connection, keep: bool) -> None:
+    def _give_back(self, connection: ServedConnection, keep: bool) -> None:
         """Called in a sender's thread when it is done with a connection."""
         self._returned.append((connection, keep))
         self._wake()
 
-    def _take_back(self, connection: _Connection, keep: bool) -> None:
+    def _take_back(self, connection: ServedConnection, keep: bool) -> None:
         connection.sending = False
         if not keep:
             self._drop(connection)
             return
         connection.until = time.monotonic() + _IDLE_S
+        connection.take_back()
         self._selector.register(connection.sock, selectors.EVENT_READ, connection)
         if connection.received:
             self._go_on(connection)
+        if connection.more and not connection.sending:
+            self._read(connection)
 
     def _answer(
-        self, connection: _Connection, status: int, text: str, *, keep: bool, headers: Mapping[str, str] | None = None
+        self,
+        connection: ServedConnection,
+        status: int,
+        text: str,
+        *,
+        keep: bool,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """A short answer, at once. It fits the socket's buffer, or the client is not worth waiting for."""
         self._refused += 400 <= status < 500
         data = short_answer(status, text, keep=keep, headers=headers)
-        try:
-            keep = connection.sock.send(data, socket.MSG_DONTWAIT) == len(data) and keep
-            if not keep:
-                # Unread bytes would turn the close into a reset, which takes the answer with it.
-                connection.sock.shutdown(socket.SHUT_WR)
-                connection.sock.recv(4 * MAX_HEAD_BYTES, socket.MSG_DONTWAIT)
-        except OSError:
-            pass
+        keep = connection.send_at_once(data, last=not keep)
         if not keep:
             self._drop(connection)

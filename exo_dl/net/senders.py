@@ -6,7 +6,6 @@ long is cut from outside by shutting the socket down, which ends the call at onc
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import threading
@@ -19,7 +18,8 @@ from typing import Generic, TypeVar
 from exo_dl.errors import ExoDlError, NotFoundError
 from exo_dl.net.http_head import render_answer
 from exo_dl.net.limits import Limiter, RateLimit
-from exo_dl.net.uploads import PiecesRequest, ProbeRequest, send_extents, send_zeros
+from exo_dl.net.piece_tls import shut_down
+from exo_dl.net.uploads import PiecesRequest, ProbeRequest, send_all, send_extents, send_zeros
 from exo_dl.store.extent import Extent
 
 __all__ = ["Locate", "Senders", "Upload", "short_answer"]
@@ -31,7 +31,6 @@ _Client = TypeVar("_Client", bound=Hashable)
 _MAX_ANSWER_BYTES = 256 << 20
 _STALL_S = 15.0
 _SLOWEST_BYTES_PER_S = 64 << 10
-_MORE = getattr(socket, "MSG_MORE", 0)
 
 
 @dataclass(slots=True)
@@ -49,8 +48,7 @@ class Upload:
     def cut(self) -> None:
         """Ends it. The descriptor stays open: its sender is still in a call on it."""
         self.is_cut = True
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        shut_down(self.sock)
 
 
 class Senders(Generic[_Client]):
@@ -162,7 +160,7 @@ class Senders(Generic[_Client]):
         now = time.monotonic()
         upload.moved_s, upload.until = now, now + _STALL_S + size / _SLOWEST_BYTES_PER_S
         kind = {"Content-Type": "application/octet-stream"}
-        upload.sock.sendall(render_answer(200, size, kind, keep=upload.keep), _MORE if size else 0)
+        send_all(upload.sock, render_answer(200, size, kind, keep=upload.keep), more=size > 0)
 
         def moved(count: int) -> None:
             with self._lock:

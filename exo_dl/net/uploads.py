@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ __all__ = [
     "ProbeRequest",
     "parse_target",
     "piece_path",
+    "send_all",
     "send_extents",
     "send_zeros",
 ]
@@ -97,7 +99,7 @@ def send_extents(
             _send_file(sock, group[0], moved, chunk_bytes)
         else:
             data = b"".join(_read(extent) for extent in group)
-            sock.sendall(data, _MORE if group[-1] is not extents[-1] else 0)
+            send_all(sock, data, more=group[-1] is not extents[-1])
             moved(len(data))
 
 
@@ -128,6 +130,9 @@ def _read(extent: Extent) -> bytes:
 def _send_file(
     sock: socket.socket, extent: Extent, moved: Callable[[int], None], chunk_bytes: Callable[[], int]
 ) -> None:
+    if isinstance(sock, ssl.SSLSocket):
+        _send_through(sock, extent, moved, chunk_bytes)
+        return
     out = sock.fileno()
     at, end = extent.offset, extent.offset + extent.size
     while at < end:
@@ -136,6 +141,29 @@ def _send_file(
             raise EOFError
         at += sent
         moved(sent)
+
+
+def _send_through(
+    sock: ssl.SSLSocket, extent: Extent, moved: Callable[[int], None], chunk_bytes: Callable[[], int]
+) -> None:
+    """The same with encryption, which has to see the bytes."""
+    buffer = memoryview(bytearray(min(_GATHER_BYTES, extent.size)))
+    at, end = extent.offset, extent.offset + extent.size
+    while at < end:
+        count = os.preadv(extent.fd, [buffer[: min(chunk_bytes(), end - at)]], at)
+        if not count:
+            raise EOFError
+        sock.sendall(buffer[:count])
+        at += count
+        moved(count)
+
+
+def send_all(sock: socket.socket, data: bytes, *, more: bool) -> None:
+    """Sends ``data``; ``more``: other bytes follow at once, so that both may share a packet."""
+    if isinstance(sock, ssl.SSLSocket):
+        sock.sendall(data)
+    else:
+        sock.sendall(data, _MORE if more else 0)
 
 
 def send_zeros(sock: socket.socket, size: int, moved: Callable[[int], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 from bench.cluster import CommandError, Node, hub_cache, wait_until
 from bench.hub import LocalHub
 from bench.models import LabModel, check_copy
-from tests.integration.conftest import MakeNodes, start_all
+from exo_dl.net.identity import Identity, new_node_id
+from exo_dl.net.piece_server import piece_path
+from exo_dl.net.tickets import TicketKey, TicketSigner
+from tests.integration.conftest import MakeNodes, free_port, start_all
 
 TOKEN = "hf_" + "Sq7zKw3TnVb9XyRd" * 2
 gated = pytest.mark.parametrize("hub", [{"token": TOKEN, "access": "gated"}], indirect=True, ids=["gated"])
@@ -74,6 +78,25 @@ def test_a_gated_model_is_shared_where_the_user_says_so(
         check_copy(model, node.home)
     assert by_name(summary)["without"]["bytes_from_hub"] == 0, "it got a lease that it cannot use"
     assert_token_is_nowhere(tmp_path, str(summary), nodes)
+
+
+@gated
+def test_pieces_of_a_gated_model_go_over_tls_alone(make_nodes: MakeNodes, hub: LocalHub, model: LabModel) -> None:
+    port = free_port()
+    nodes = [*make_nodes("with", HF_TOKEN=TOKEN, EXO_DL_PIECE_PORT=str(port)), *make_nodes("without")]
+    start_all(nodes)
+    summary = nodes[0].json("pull", model.repo, "--share-gated")[-1]
+    assert by_name(summary)["without"]["bytes_from_peers"] == model.size_bytes
+    identity = Identity(nodes[0].env["EXO_DL_CLUSTER_SECRET"], new_node_id())
+    path = piece_path(summary["pull_id"], 0, 1)
+    headers = TicketSigner(TicketKey(identity.ticket_key()), identity.node_id).headers("GET", path)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        assert (answer.status, b"TLS" in answer.read()) == (426, True), "a member's good request in clear"
+    finally:
+        connection.close()
 
 
 @private
