@@ -70,7 +70,7 @@ class Config:
     """Most memory that buffers of transfers may take together."""
     max_hub_connections: int = 4
     """Most connections to the hub at once, per pull."""
-    max_uploads: int = 16
+    max_uploads: int = 10
     """Most pieces that are sent to peers at once."""
     hub_limit_bytes_per_s: int = 0
     """Most bytes per second from the hub; 0: no limit. What `exo-dl limit` said since is not in it."""

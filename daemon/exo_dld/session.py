@@ -108,6 +108,7 @@ class Session:
         self._voice = Voice(
             self.spec,
             self.worker,
+            me=self._me,
             claim=lambda: self._chair.claim,
             send=self._send,
             participants=self._participants,
@@ -119,8 +120,7 @@ class Session:
         )
         await self.worker.open()
         self._join()
-        for node in self._participants():
-            self._voice.tell_map(node)
+        self._voice.tell_neighbours()
         self._changed()
 
     async def close(self, *, keep: bool = True) -> None:
@@ -199,7 +199,7 @@ class Session:
         if self._chair.claim.node == node:
             self._join()
         if self._voice is not None:
-            self._voice.tell_map(node)
+            self._voice.tell_neighbours()
         self._changed()
 
     def node_down(self, node: str, *, left: bool = False) -> None:

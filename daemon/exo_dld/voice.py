@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from exo_dl.core import swarm as core
+from exo_dl.core.announcing import GATHER_S, Announcing
+from exo_dl.core.neighbours import Neighbourhood
 from exo_dl.core.succession import Claim
 from exo_dl.net import wire
 from exo_dl.rpc.v1 import swarm_pb2 as pb
@@ -21,8 +23,6 @@ _PROGRESS_S = 0.2
 # Rates fall also when nothing arrives: told at least this often.
 _IDLE_S = 1.0
 _MAP_EVERY_S = 0.4
-# Pieces that others hold too are announced together, after this time.
-_GATHER_S = 0.05
 
 Send = Callable[[str, pb.LinkMessage], object]
 
@@ -33,6 +33,7 @@ class Voice:
     Args:
         spec: the pull.
         worker: whose words they are.
+        me: this node's id.
         claim: who coordinates now.
         send: puts a message on the way to a node, this one included.
         participants: linked nodes that take part.
@@ -45,6 +46,7 @@ class Voice:
         spec: PullSpec,
         worker: Worker,
         *,
+        me: str,
         claim: Callable[[], Claim],
         send: Send,
         participants: Callable[[], Collection[str]],
@@ -63,7 +65,8 @@ class Voice:
         self._last_state: NodeState | None = None
         self._told: set[str] = set()
         self._asked: dict[str, float] = {}
-        self._later = 0
+        self._announcing = Announcing(worker.swarm)
+        self._neighbourhood = Neighbourhood(spec.pull_id, me)
         self._later_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -88,26 +91,28 @@ class Voice:
         self._send(claim.node, messages.lease_message(self._spec.pull_id, claim.epoch, action))
 
     def announce(self, pieces: int) -> None:
-        """Newly verified pieces. Those that no peer holds are told at once.
-
-        Others, which only add a source, are gathered for a moment and told to the peers that lack them.
-        """
-        swarm = self._worker.swarm
-        fresh = pieces & ~swarm.held_by_peers
-        if fresh:
-            self._tell(fresh, self._participants())
-        self._later |= pieces & ~fresh
-        if self._later and self._later_timer is None:
-            self._later_timer = self._loop.call_later(_GATHER_S, self._tell_later)
+        """Newly verified pieces: told at once to all neighbours, or gathered for those that lack them."""
+        if (word := self._announcing.gained(pieces, self._listeners())) is not None:
+            self._tell(word.pieces, word.nodes)
+        if self._announcing.waiting and self._later_timer is None:
+            self._later_timer = self._loop.call_later(GATHER_S, self._tell_later)
 
     def _tell_later(self) -> None:
         self._later_timer = None
-        pieces, self._later = self._later & self._worker.swarm.have, 0
-        told: dict[int, list[str]] = {}
-        for node in self._participants():
-            told.setdefault(pieces & ~self._worker.swarm.held_by(node), []).append(node)
-        for lacking, nodes in told.items():
-            self._tell(lacking, nodes)
+        for word in self._announcing.gathered(self._listeners()):
+            self._tell(word.pieces, word.nodes)
+
+    def _listeners(self) -> Collection[str]:
+        """The neighbours, each of which has been told what this node holds."""
+        nodes = self._neighbourhood.among(self._participants())
+        for node in nodes:
+            if node not in self._told:
+                self.tell_map(node)
+        return nodes
+
+    def tell_neighbours(self) -> None:
+        """Everything that this node holds, to those neighbours that were not told yet."""
+        self._listeners()
 
     def _tell(self, pieces: int, nodes: Collection[str]) -> None:
         readings = self._worker.readings.to_pb()
@@ -125,9 +130,9 @@ class Voice:
             self._send(node, message)
 
     def ask_maps(self) -> None:
-        """Asks all peers to tell again what they hold."""
+        """Asks all neighbours to tell again what they hold."""
         message = pb.LinkMessage(have_query=pb.HaveQuery(pull_id=self._spec.pull_id))
-        for node in self._participants():
+        for node in self._listeners():
             self._send(node, message)
 
     def suspect(self, blob: int, reading: int) -> None:

@@ -98,8 +98,9 @@ class OwnReading:
             budget = float(_ALONE_RUN_BYTES)
         else:
             rate = hub.rate(now)
-            backlog = self._manifest.set_bytes(lacking & available)
-            slower = peers_busy and 0 < self._gain * peer_rate <= rate and backlog / peer_rate >= _BACKLOG_S
+            slower = peers_busy and 0 < self._gain * peer_rate <= rate
+            backlog = self._manifest.set_bytes(lacking & available) if slower else 0
+            slower = slower and backlog / peer_rate >= _BACKLOG_S
             if not slower or not rest & available:
                 self._stop()
                 return

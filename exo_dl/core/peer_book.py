@@ -28,11 +28,12 @@ _FAILED_MIN_S = 0.2
 _FAILED_MAX_S = 10.0
 _STRIKES = 3
 _BEHIND = 8
+_MANY = 6
 _DISTRUST_S = 20.0
 _DISTRUST_MAX_S = 300.0
 
 
-def _union(peers: list[Peer]) -> int:
+def _held(peers: list[Peer]) -> int:
     bits = 0
     for peer in peers:
         bits |= peer.has
@@ -155,6 +156,7 @@ class PeerBook:
             idle: no transfer is in flight: then something is asked wherever a peer can give it.
         """
         peers = self.eligible(now)
+        eligible = len(peers)
         before = after = 0
         for peer in peers:
             if peer.name < self._node:
@@ -172,7 +174,12 @@ class PeerBook:
             wanted, need = self.rarity.rarest(several), need & ~single
             # A holder that is behind with what it alone holds is spared what others can give.
             ready = [p for p in peers if (p.has & single).bit_count() <= _BEHIND]
-            if among := wanted & _union(ready):
+            if len(self.peers) >= _MANY:
+                # The holder first, then the rarest that it holds: the rarest of all would bring everybody to the few
+                # that hold it, while others send nothing.
+                peers = [self.quickest([p for p in ready if p.has & several] or [p for p in peers if p.has & several])]
+                wanted = self.rarity.rarest(several & peers[0].has)
+            elif among := wanted & _held(ready):
                 wanted, peers = among, ready
         elif idle or single.bit_count() <= _BEHIND:
             wanted = single
@@ -185,7 +192,7 @@ class PeerBook:
         holder = self.holder(first, peers)
         assert holder is not None  # noqa: S101 - `available` is what these peers hold
         # The last pieces are spread over all that can give them.
-        most = max(1, available.bit_count() // (2 * len(peers)))
+        most = max(1, available.bit_count() // (2 * eligible))
         return Wish(holder.name, first, self._request_end(first, holder, need, most))
 
     def _own_shares(self) -> tuple[int, int]:
@@ -201,16 +208,20 @@ class PeerBook:
 
     def holder(self, piece: int, peers: list[Peer]) -> Peer | None:
         """Which of ``peers`` would bring a piece first, by load and rate; None when none holds it."""
-        best: Peer | None = None
-        best_key = (False, 0.0)
-        for peer in peers:
-            if peer.has >> piece & 1:
-                # Rates are blurred, so that a peer that looked slow once is tried again, and equals take turns.
-                rate = peer.rate * self._rng.uniform(0.5, 1.0)
-                key = (peer.distrusted, (len(peer.fetches) + 1) / rate if rate > 0 else 0.0)
-                if best is None or key < best_key:
-                    best, best_key = peer, key
-        return best
+        holders = [p for p in peers if p.has >> piece & 1]
+        return self.quickest(holders) if holders else None
+
+    def quickest(self, peers: list[Peer]) -> Peer:
+        """Which of ``peers``, at least one, would bring something first, by load and rate."""
+        if len(peers) == 1:
+            return peers[0]
+
+        def key(peer: Peer) -> tuple[bool, float]:
+            # Rates are blurred, so that a peer that looked slow once is tried again, and equals take turns.
+            rate = peer.rate * self._rng.uniform(0.5, 1.0)
+            return peer.distrusted, (len(peer.fetches) + 1) / rate if rate > 0 else 0.0
+
+        return min(peers, key=key)
 
     def _request_end(self, first: int, holder: Peer, need: int, most: int) -> int:
         stop = min(run_end(need & holder.has, first), first + most)

@@ -6,16 +6,39 @@ rarest-first over whole maps cheaper than any structure with an object per piece
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from exo_dl.errors import ProtocolError
 
-__all__ = ["first_set", "from_bytes", "iter_bits", "iter_runs", "last_set", "mask", "run_end", "run_start", "to_bytes"]
+__all__ = [
+    "first_set",
+    "from_bytes",
+    "iter_bits",
+    "iter_runs",
+    "last_set",
+    "mask",
+    "run_end",
+    "run_start",
+    "to_bytes",
+    "union",
+]
 
 
 def mask(first: int, end: int) -> int:
     """The set of pieces ``first <= i < end``; empty when ``end <= first``."""
     return ((1 << (end - first)) - 1) << first if end > first else 0
+
+
+def union(runs: Iterable[tuple[int, int]], count: int) -> int:
+    """The set of the pieces of all runs ``(first, end)``, which lie below ``count``."""
+    data = bytearray(count // 8 + 1)
+    bits = 0
+    for first, end in runs:
+        if end - first == 1:
+            data[first >> 3] |= 1 << (first & 7)
+        else:
+            bits |= mask(first, end)
+    return bits | int.from_bytes(data, "little")
 
 
 def first_set(bits: int, at: int = 0) -> int:

@@ -90,7 +90,7 @@ class PieceServer:
         port: int,
         locate: Locate,
         authorize: Authorize,
-        max_uploads: int = 16,
+        max_uploads: int = 10,
         max_per_peer: int = 4,
         limiter: Limiter | None = None,
         tls: PieceTls | None = None,

@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         "hub_bytes_per_model_byte": round(report.hub_ratio, 4),
         "hub_requests": report.hub_requests,
         "messages": report.messages,
+        "announcements": report.announcements,
         "peer_requests": report.peer_requests,
         "refused": report.refused,
         "faults": len(report.faults),

@@ -33,6 +33,7 @@ class Report:
     hub_bytes: float
     hub_requests: int
     messages: int
+    announcements: int
     peer_requests: int
     refused: int
     complete: bool
@@ -355,6 +356,7 @@ class Cluster:
             hub_bytes=sum(n.count.hub_bytes for n in self.nodes.values()),
             hub_requests=sum(n.count.hub_requests for n in self.nodes.values()),
             messages=sum(n.count.messages for n in self.nodes.values()),
+            announcements=sum(n.count.announcements for n in self.nodes.values()),
             peer_requests=sum(n.count.peer_requests for n in self.nodes.values()),
             refused=sum(n.count.refused for n in self.nodes.values()),
             complete=finished_at is not None,

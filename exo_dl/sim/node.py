@@ -13,8 +13,10 @@ from typing import Any, Protocol
 
 from exo_dl.core import leases as lt
 from exo_dl.core import swarm as sw
+from exo_dl.core.announcing import GATHER_S, Announcing, Word
 from exo_dl.core.leases import LeaseTable
 from exo_dl.core.manifest import Manifest
+from exo_dl.core.neighbours import Neighbourhood
 from exo_dl.core.succession import Claim, Succession
 from exo_dl.core.swarm import Swarm
 from exo_dl.sim.network import NodeSpec
@@ -100,6 +102,9 @@ class SimNode:
         self.complete_at: float | None = None
         self.checking = 0
         self.life = 0
+        self.announcing: Announcing | None = None
+        self.neighbourhood = Neighbourhood("sim", self.name)
+        self._gathering = False
         self._inbox: list[tuple[object, int]] = []
         self._swarm_tick = float("inf")
         self._table_tick = float("inf")
@@ -114,6 +119,8 @@ class SimNode:
         rng = random.Random(f"{self.seed}/{self.name}/{self.life}")  # noqa: S311 - a simulation
         self.swarm = Swarm(self.manifest, node=self.name, want=self.want, rng=rng, **self.cluster.swarm_options)
         self.succession = Succession("sim", self.name, initiator=self.cluster.initiator, claim=claim)
+        self.announcing = Announcing(self.swarm)
+        self._gathering = False
         self.table = None
         self.checking = self.disk
         if claim.node == self.name:
@@ -221,14 +228,7 @@ class SimNode:
             self._table_tick = float("inf")
         else:
             return
-        if not self.alive:
-            return
-        if self.frozen:
-            self.cluster.call_in(0.5, self._tick_later, kind, life)
-        elif kind == "swarm":
-            self._to_swarm(sw.Tick())
-        else:
-            self._to_table(lt.Tick())
+        self._tick_later(kind, life)
 
     def _tick_later(self, kind: str, life: int) -> None:
         if life == self.life and self.alive:
@@ -289,6 +289,10 @@ class SimNode:
         )
         self._table_tick = float("inf")
 
+    def neighbours(self) -> tuple[str, ...]:
+        """The nodes with which this one exchanges have maps."""
+        return self.neighbourhood.among(self.cluster.linked(self.name))
+
     def take_over(self) -> None:
         """The coordinator may be gone: claims the pull where this node is next."""
         if not self.alive or self.frozen or self.succession is None:
@@ -324,7 +328,8 @@ class SimNode:
         """A link to ``peer`` stands."""
         if self.alive and self.swarm is not None and self.succession is not None:
             self.succession.node_up(peer)
-            self.feed(sw.PeerJoined(peer))
+            if peer in self.neighbours():
+                self.feed(sw.PeerJoined(peer))
             self.send(peer, Message("claim", None, self.succession.claim))
             if self.swarm.have:
                 self.send(peer, Message("have", sw.PeerHas(self.name, self.swarm.have)))
@@ -341,6 +346,29 @@ class SimNode:
             self.take_over()
 
     # --------------------------------------------------------------- actions
+
+    def _announce(self, pieces: int) -> None:
+        assert self.announcing is not None  # noqa: S101 - alive
+        if (word := self.announcing.gained(pieces, self.neighbours())) is not None:
+            self._tell(word)
+        if self.announcing.waiting and not self._gathering:
+            self._gathering = True
+            self.cluster.call_in(GATHER_S, self._gathered, self.life)
+
+    def _gathered(self, life: int) -> None:
+        if life == self.life and self.alive and self.announcing is not None:
+            if self.frozen:
+                self.cluster.call_in(0.5, self._gathered, life)
+                return
+            self._gathering = False
+            for word in self.announcing.gathered(self.neighbours()):
+                self._tell(word)
+
+    def _tell(self, word: Word) -> None:
+        message = Message("have", sw.PeerHas(self.name, word.pieces))
+        self.count.announcements += len(word.nodes)
+        for peer in word.nodes:
+            self.send(peer, message)
 
     def _do(self, action: sw.SwarmAction) -> None:
         assert self.succession is not None  # noqa: S101 - alive
@@ -363,8 +391,7 @@ class SimNode:
                 ended = lt.LeaseEnded(self.name, lease_id, position, result, retry_after_s)
                 self.send(claim.node, Message("table", ended, claim))
             case sw.Announce(pieces):
-                for peer in self.cluster.linked(self.name):
-                    self.send(peer, Message("have", sw.PeerHas(self.name, pieces)))
+                self._announce(pieces)
             case sw.Complete():
                 self.complete_at = self.cluster.now
             case sw.Fault(text):

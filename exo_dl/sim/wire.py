@@ -12,7 +12,7 @@ from exo_dl.sim.network import Flow, Network, NodeSpec
 
 __all__ = ["Counters", "Host", "HubState", "Transfer", "Wire", "WireWorld"]
 
-_MAX_UPLOADS = 16
+_MAX_UPLOADS = 10
 _MAX_UPLOADS_PER_PEER = 4
 _PEER_TIMEOUT_S = 5.0
 _HUB_TIMEOUT_S = 8.0
@@ -47,6 +47,7 @@ class Counters:
     hub_bytes: float = 0.0
     hub_requests: int = 0
     messages: int = 0
+    announcements: int = 0
     peer_requests: int = 0
     refused: int = 0
     faults: list[str] = field(default_factory=list)

@@ -50,6 +50,22 @@ def test_where_the_lan_is_the_bottleneck_it_is_kept_full(
     assert report.hub_ratio <= 1.01
 
 
+def test_many_nodes_share_their_lan_evenly() -> None:
+    report = pull("mixed", 16, 768)
+    assert report.complete
+    assert report.ratio <= 1.18
+    assert report.hub_ratio <= 1.01
+
+
+def test_announcements_of_a_node_do_not_grow_with_the_cluster() -> None:
+    few, many = (
+        build("lab", nodes=nodes, seed=1, size_bytes=24 << 20, files=1, quantum_s=0.02).run(until_s=1000)
+        for nodes in (24, 72)
+    )
+    assert few.complete and many.complete
+    assert many.announcements / 72 <= 1.25 * few.announcements / 24
+
+
 def test_a_node_on_a_slow_lan_reads_from_the_hub_what_peers_would_bring_later() -> None:
     report = pull("slow-lan", 4, 4096)
     assert report.complete

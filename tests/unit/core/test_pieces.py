@@ -16,6 +16,7 @@ from exo_dl.core.pieces import (
     run_end,
     run_start,
     to_bytes,
+    union,
 )
 from exo_dl.errors import ProtocolError
 
@@ -59,3 +60,9 @@ def test_maps_that_name_too_much_are_refused() -> None:
         from_bytes(b"\0" * 3, count=16)
     with pytest.raises(ProtocolError, match="piece 9 of 9"):
         from_bytes(b"\xff\x03", count=9)
+
+
+def test_union_of_runs() -> None:
+    runs = [(0, 1), (3, 7), (9, 10), (15, 16)]
+    assert union(runs, 16) == sum(mask(first, end) for first, end in runs)
+    assert union([], 0) == 0

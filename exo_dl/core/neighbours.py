@@ -1,0 +1,63 @@
+"""Which nodes tell each other what they hold: all in a small cluster, a bounded random set in a large one.
+
+In a large cluster the nodes are ordered in a few rings, each by another hash, and everyone's neighbours are those
+before and after it in each. That makes a random regular graph: connected whatever the number of nodes (every ring
+alone is), a few steps wide, the same seen from both ends, and hardly changed by a node that comes or goes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, insort
+from collections.abc import Collection
+
+__all__ = ["ALL_UP_TO", "Neighbourhood"]
+
+ALL_UP_TO = 16
+"""Nodes of a cluster in which everyone is everyone's neighbour."""
+_RINGS = 6
+
+
+class Neighbourhood:
+    """The neighbours of one node in one pull.
+
+    Args:
+        pull_id: the pull: other pulls have other neighbours.
+        node: the node.
+    """
+
+    def __init__(self, pull_id: str, node: str) -> None:
+        self._pull_id = pull_id
+        self._node = node
+        self._nodes: frozenset[str] = frozenset()
+        self._rings: list[list[tuple[bytes, str]]] = [[] for _ in range(_RINGS)]
+        self._neighbours: tuple[str, ...] = ()
+
+    def among(self, others: Collection[str]) -> tuple[str, ...]:
+        """The neighbours among ``others``, which take part and do not include the node itself."""
+        if len(others) < ALL_UP_TO:
+            return tuple(others)
+        nodes = frozenset(others)
+        if nodes != self._nodes:
+            self._move(nodes)
+        return self._neighbours
+
+    def _move(self, nodes: frozenset[str]) -> None:
+        chosen: set[str] = set()
+        for number, ring in enumerate(self._rings):
+            for node in self._nodes - nodes:
+                key = self._key(number, node)
+                del ring[bisect_left(ring, key)]
+            if len(nodes - self._nodes) > 64:
+                ring.extend(self._key(number, node) for node in nodes - self._nodes)
+                ring.sort()
+            else:
+                for node in nodes - self._nodes:
+                    insort(ring, self._key(number, node))
+            at = bisect_left(ring, self._key(number, self._node))
+            chosen |= {ring[at - 1][1], ring[at % len(ring)][1]}
+        self._nodes = nodes
+        self._neighbours = tuple(sorted(chosen - {self._node}))
+
+    def _key(self, number: int, node: str) -> tuple[bytes, str]:
+        return hashlib.sha256(f"{self._pull_id}\0{number}\0{node}".encode()).digest()[:8], node
