@@ -20,7 +20,18 @@ from exo_dl.core.paths import check_repo
 from exo_dl.core.units import check_rate
 from exo_dl.errors import DaemonUnavailableError, UsageError
 from exo_dl.rpc.v1 import cluster_pb2, pull_pb2
-from exo_dl.types import ClusterLimits, Departure, FileCheck, Model, Peer, Pull, StartedPull, from_message
+from exo_dl.types import (
+    ClusterLimits,
+    Departure,
+    FileCheck,
+    Model,
+    Peer,
+    Placement,
+    Pull,
+    PullPlan,
+    StartedPull,
+    from_message,
+)
 
 __all__ = ["Client", "error_from_rpc", "split_revision"]
 
@@ -117,6 +128,7 @@ class Client(Connection):
         nodes: Sequence[str] = (),
         layout: str = "hf",
         share_gated: bool = False,
+        placement: Placement | None = None,
     ) -> StartedPull:
         """Has the daemon resolve a model at the hub and start its pull on the target nodes, or join it where it runs.
 
@@ -127,31 +139,39 @@ class Client(Connection):
             include: globs of files to take; none: all.
             exclude: globs of files to leave out.
             nodes: names or ids of the target nodes; none: every node, also those that join later.
-            layout: "hf" (the Hugging Face cache) or "dir:" and an absolute path.
+            layout: "hf" (the Hugging Face cache), "dir:" and an absolute path, "exo" (its models directory), "exo:" and
+                an absolute path, or "sparse" ("hf", with parts of files in files with holes).
+            placement: which node gets what; None: all target nodes everything.
             share_gated: nodes get a gated or private model too that may not read it by their own token.
 
         Raises:
             UsageError, NotFoundError, AccessError, HubError, StorageError: as the daemon found it.
         """
-        repo, in_repo = split_revision(repo)
-        if revision and in_repo and revision != in_repo:
-            raise UsageError(f"Two revisions are named for {repo}: {in_repo!r} and {revision!r}.")
-        if revision:
-            _check_revision(revision)
-        request = pull_pb2.StartPullRequest(
-            repo=repo,
-            revision=revision or in_repo,
-            repo_type=repo_type,
-            include=_texts(include, "include"),
-            exclude=_texts(exclude, "exclude"),
-            nodes=_texts(nodes, "nodes"),
-            layout=layout,
-            share_gated=share_gated,
-        )
+        request = _pull_request(repo, revision, repo_type, include, exclude, nodes, layout, placement)
+        request.share_gated = share_gated
         answer = await self._call(
             _PULL + "StartPull", request, pull_pb2.StartPullResponse, timeout_s=self._start_timeout_s
         )
         return StartedPull(pull=from_message(Pull, answer.pull), joined=answer.joined)
+
+    async def plan_pull(
+        self,
+        repo: str,
+        *,
+        revision: str = "",
+        repo_type: str = "model",
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        nodes: Sequence[str] = (),
+        placement: Placement | None = None,
+    ) -> PullPlan:
+        """What `start_pull` would give to which node, with the same arguments and errors; nothing is moved."""
+        pull = _pull_request(repo, revision, repo_type, include, exclude, nodes, "", placement)
+        request = pull_pb2.PlanPullRequest(pull=pull)
+        answer = await self._call(
+            _PULL + "PlanPull", request, pull_pb2.PlanPullResponse, timeout_s=self._start_timeout_s
+        )
+        return from_message(PullPlan, answer)
 
     async def watch_pull(self, pull_id: str) -> AsyncIterator[Pull]:
         """The pull now, then again as it changes; the last one has ended (`PullState.ended`).
@@ -202,6 +222,35 @@ class Client(Connection):
         request = pull_pb2.VerifyModelRequest(repo=repo, revision=revision or in_repo)
         async for answer in self._stream(_PULL + "VerifyModel", request, pull_pb2.VerifyModelResponse):
             yield from_message(FileCheck, answer)
+
+
+def _pull_request(
+    repo: str,
+    revision: str,
+    repo_type: str,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    nodes: Sequence[str],
+    layout: str,
+    placement: Placement | None,
+) -> pull_pb2.StartPullRequest:
+    repo, in_repo = split_revision(repo)
+    if revision and in_repo and revision != in_repo:
+        raise UsageError(f"Two revisions are named for {repo}: {in_repo!r} and {revision!r}.")
+    if revision:
+        _check_revision(revision)
+    request = pull_pb2.StartPullRequest(
+        repo=repo,
+        revision=revision or in_repo,
+        repo_type=repo_type,
+        include=_texts(include, "include"),
+        exclude=_texts(exclude, "exclude"),
+        nodes=_texts(nodes, "nodes"),
+        layout=layout,
+    )
+    if placement is not None:
+        request.placement.CopyFrom(placement.message())
+    return request
 
 
 def _check_revision(revision: str) -> None:

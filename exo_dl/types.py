@@ -14,17 +14,22 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from google.protobuf.message import Message
 
+    from exo_dl.rpc.v1 import pull_pb2
+
 __all__ = [
     "ClusterLimits",
     "Departure",
     "FileCheck",
     "Model",
     "NodeLimits",
+    "NodePlan",
     "NodePull",
     "NodeState",
     "Peer",
     "PeerState",
+    "Placement",
     "Pull",
+    "PullPlan",
     "PullState",
     "StartedPull",
     "as_dict",
@@ -155,6 +160,76 @@ class Pull:
     events: tuple[str, ...] = field(metadata=_convert(tuple))
     path: str
     started_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Which node gets what; what is left out has its default. Nodes are names or ids.
+
+    Attributes:
+        place: "full", "layers", "experts", "files" or "none"; empty: "full", or what ``plan`` says.
+        wants: (node, glob) pairs for "files".
+        memory: (node, bytes) pairs in place of what the nodes have.
+        fraction: part of a node's memory that weights may take; 0: 0.8.
+        helpers: nodes that help to fetch and keep nothing.
+        replan: divide anew, moving as little as possible.
+        plan: a plan file as JSON, in place of ``place``.
+    """
+
+    place: str = ""
+    wants: tuple[tuple[str, str], ...] = ()
+    memory: tuple[tuple[str, int], ...] = ()
+    fraction: float = 0.0
+    helpers: tuple[str, ...] = ()
+    replan: bool = False
+    plan: str = ""
+
+    def message(self) -> pull_pb2.Placement:
+        """As it goes to the daemon."""
+        from exo_dl.rpc.v1 import pull_pb2
+
+        return pull_pb2.Placement(
+            place=self.place,
+            memory=[pull_pb2.NodeMemory(node=node, bytes=size) for node, size in self.memory],
+            fraction=self.fraction,
+            wants=[pull_pb2.NodeGlob(node=node, glob=glob) for node, glob in self.wants],
+            helpers=self.helpers,
+            replan=self.replan,
+            plan=self.plan,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """What a placement gives to one node. ``layers`` are runs (first, end), end not included."""
+
+    id: str
+    name: str
+    memory_bytes: int
+    usable_bytes: int
+    disk_free_bytes: int
+    bytes: int
+    layers: tuple[tuple[int, int], ...] = field(metadata=_convert(lambda runs: tuple((r.first, r.end) for r in runs)))
+    experts: str
+    whole_files: int
+    part_files: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullPlan:
+    """What a pull would give to which node. ``union_bytes``: what any of them wants, whole pieces, each once."""
+
+    repo: str
+    revision: str
+    commit: str
+    place: str
+    model_bytes: int
+    union_bytes: int
+    layers: int
+    nodes: tuple[NodePlan, ...] = field(
+        metadata=_convert(lambda nodes: tuple(from_message(NodePlan, n) for n in nodes))
+    )
+    notes: tuple[str, ...] = field(metadata=_convert(tuple))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,15 +11,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 import psutil
 
 from exo_dl import __version__, secretfile
-from exo_dl.core.manifest import Manifest
-from exo_dl.core.pieces import mask
+from exo_dl.core.plan import NodeRoom
 from exo_dl.core.swarm import MAX_PEER_FETCHES
 from exo_dl.errors import ExoDlError, NotFoundError
 from exo_dl.hubs.base import Hub
@@ -44,12 +43,15 @@ from exo_dld.access_service import AccessServicer
 from exo_dld.config import Config
 from exo_dld.gated import OwnAccess
 from exo_dld.governor import Governor, reserve_bytes
+from exo_dld.helping import Helping
 from exo_dld.hubcheck import HubCheck, Vouched
 from exo_dld.jobs import Jobs
 from exo_dld.leaving import Leaving
 from exo_dld.limits import Limits
 from exo_dld.membership import Membership
-from exo_dld.messages import PullSpec
+from exo_dld.messages import PullSpec, select
+from exo_dld.peerbook import UP
+from exo_dld.planner import Planner
 from exo_dld.ports import Ports
 from exo_dld.pulls import Pulls
 from exo_dld.readers import Readers
@@ -202,6 +204,15 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         membership=membership,
         name=config.name,
         hub_for=_hubs(config),
+        make_planner=lambda resolve, name_of: Planner(
+            rooms=lambda: _rooms(membership, status),
+            resolve=resolve,
+            name_of=name_of,
+            hub_for=_hubs(config),
+            library=library,
+            hf_cache=config.hf_cache,
+            node_id=identity.node_id,
+        ),
         make_worker=_workers(config, identity, library, status, pool, jobs, vouched),
         make_signer=lambda node: TicketSigner(ticket_key, identity.node_id, audience=node),
         stop_serving=piece_server.stop_pull,
@@ -289,12 +300,16 @@ def _workers(
     hub_for = _hubs(config)
 
     def make_worker(spec: PullSpec, ports: Ports) -> Worker:
-        want, hub = _whole(spec.manifest), hub_for(spec.endpoint)
+        hub = hub_for(spec.endpoint)
+        me = identity.node_id
+        selection = select(spec, me)
+        others = {n: spec.pieces_of(n) for n in spec.placement.nodes if n != me} if spec.placement is not None else {}
+        helping = Helping(spec.manifest, want=selection.want, others=others, limit_bytes=config.helper_cache_bytes)
 
         def make_store(events: Callable[[StoreEvent], None]) -> PullStore:
             return PullStore(
                 spec.manifest,
-                want=want,
+                want=replace(selection, spare=helping.spare),
                 layout=layout_for(spec.layout, hf_cache_dir=config.hf_cache),
                 library=library,
                 node_id=identity.node_id,
@@ -304,7 +319,8 @@ def _workers(
         return Worker(
             pull_id=spec.pull_id,
             manifest=spec.manifest,
-            want=want,
+            want=selection.want,
+            helping=helping,
             node_id=identity.node_id,
             make_store=make_store,
             pool=pool,
@@ -321,8 +337,11 @@ def _workers(
     return make_worker
 
 
-def _whole(manifest: Manifest) -> int:
-    return mask(0, manifest.piece_count)
+def _rooms(membership: Membership, status: Status) -> dict[str, NodeRoom]:
+    """Memory and free disk of this node and of those that are linked."""
+    beats = {membership.node_id: status.beat()}
+    beats |= {peer.id: peer.beat for peer in membership.peers() if peer.id and peer.state == UP}
+    return {node: NodeRoom(node, beat.memory_total_bytes, beat.disk_free_bytes or None) for node, beat in beats.items()}
 
 
 def _raise_file_limit() -> None:

@@ -68,6 +68,8 @@ class Config:
     """Hubs that other nodes may name beside ``hf_endpoint``."""
     memory_budget_bytes: int = 256 << 20
     """Most memory that buffers of transfers may take together."""
+    helper_cache_bytes: int = 4 << 30
+    """Most bytes of pieces that this node holds for others while a pull runs; what is on its way comes on top."""
     max_hub_connections: int = 4
     """Most connections to the hub at once, per pull."""
     max_uploads: int = 10

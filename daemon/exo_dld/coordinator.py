@@ -39,6 +39,7 @@ class Coordinator:
         manifest: its files.
         epoch: of this coordinator.
         expected: nodes that are about to join; nothing is leased before they told what they hold, or a second passed.
+        want_of: the pieces that a node may want.
         send: puts a message on the way to a node, this one included.
         on_fault: one line for a person about something that went wrong and was dealt with.
         on_hopeless: the pull cannot end, and why: no live node holds what is missing and none can read it.
@@ -51,6 +52,7 @@ class Coordinator:
         manifest: Manifest,
         epoch: int,
         expected: Collection[str],
+        want_of: Callable[[str], int],
         send: Callable[[str, pb.LinkMessage], object],
         on_fault: Callable[[str], None],
         on_hopeless: Callable[[str], None],
@@ -58,6 +60,7 @@ class Coordinator:
         self._pull_id = pull_id
         self._manifest = manifest
         self._epoch = epoch
+        self._want_of = want_of
         self._send = send
         self._on_fault = on_fault
         self._on_hopeless = on_hopeless
@@ -114,7 +117,8 @@ class Coordinator:
             wire.piece_set_from_pb(bits, self._manifest) for bits in (join.have, join.checking, join.want)
         )
         held = wire.held_leases_from_pb(list(join.leases), self._manifest)
-        if node in self._joined and not want:
+        want &= self._want_of(node)
+        if node in self._joined and join.failed:
             self._feed(core.NodeLost(node))  # it failed: what it asked for is void
         self._joined.add(node)
         self._stuck_since = None

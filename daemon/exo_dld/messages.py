@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from exo_dl.core import swarm as core
 from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import mask
 from exo_dl.core.succession import Claim
+from exo_dl.core.wants import Wants
 from exo_dl.net import wire
 from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dl.store.selection import Selection
 from exo_dld.nodestate import NodeState, State
 from exo_dld.worker import Worker
 
@@ -22,6 +25,7 @@ __all__ = [
     "offer_message",
     "progress_message",
     "refusal_message",
+    "select",
     "spec_from_offer",
 ]
 
@@ -42,6 +46,7 @@ class PullSpec:
         generation: grows when an ended pull is started again.
         gated: the bytes are not for everybody.
         share_gated: nodes get them too that may not read them at the hub themselves.
+        placement: who wants what; None: every target everything.
     """
 
     pull_id: str
@@ -53,10 +58,31 @@ class PullSpec:
     generation: int
     gated: bool
     share_gated: bool = False
+    placement: Wants | None = None
 
     def wants(self, node: str) -> bool:
         """Whether ``node`` is a target."""
         return not self.targets or node in self.targets
+
+    def helps_only(self, node: str) -> bool:
+        """Whether ``node`` is to end with nothing."""
+        return self.placement is not None and not self.placement.of(node)
+
+    def pieces_of(self, node: str) -> int:
+        """The pieces that a target is to end with."""
+        if self.placement is None:
+            return mask(0, self.manifest.piece_count)
+        return self.placement.of(node).pieces(self.manifest)
+
+
+def select(spec: PullSpec, node: str) -> Selection:
+    """What of a pull the store of ``node`` ends with."""
+    pieces = spec.pieces_of(node)
+    if spec.placement is None:
+        return Selection.of_pieces(spec.manifest, pieces)
+    wants = spec.placement.of(node)
+    whole = frozenset(blob.index for blob in spec.manifest.blobs if wants.whole.intersection(blob.paths))
+    return Selection(pieces, whole, wants.parts, sparse=spec.layout == "sparse", note=wants.note)
 
 
 def spec_from_offer(offer: pb.PullOffer) -> PullSpec:
@@ -65,9 +91,11 @@ def spec_from_offer(offer: pb.PullOffer) -> PullSpec:
     Raises:
         ProtocolError, UsageError: something in it is out of bounds.
     """
+    manifest, placement = wire.check_offer(offer)
     return PullSpec(
         pull_id=offer.pull_id,
-        manifest=wire.check_offer(offer),
+        manifest=manifest,
+        placement=placement,
         targets=frozenset(offer.targets),
         layout=offer.layout,
         endpoint=offer.endpoint,
@@ -94,6 +122,7 @@ def offer_message(spec: PullSpec, claim: Claim, age_s: float) -> pb.LinkMessage:
             generation=spec.generation,
             gated=spec.gated,
             share_gated=spec.share_gated,
+            placement=spec.placement.document() if spec.placement is not None else b"",
         )
     )
 
@@ -101,7 +130,8 @@ def offer_message(spec: PullSpec, claim: Claim, age_s: float) -> pb.LinkMessage:
 def join_message(spec: PullSpec, claim: Claim, worker: Worker) -> pb.LinkMessage:
     """Tells the coordinator what this node holds, reads, wants and works on; one that failed wants nothing."""
     swarm = worker.swarm
-    wanted = 0 if worker.state is NodeState.FAILED else swarm.want
+    failed = worker.state is NodeState.FAILED
+    wanted = 0 if failed else swarm.want
     return pb.LinkMessage(
         pull_join=pb.PullJoin(
             pull_id=spec.pull_id,
@@ -111,6 +141,7 @@ def join_message(spec: PullSpec, claim: Claim, worker: Worker) -> pb.LinkMessage
             want=wire.piece_set(wanted),
             leases=wire.held_leases_to_pb(swarm.held_leases()),
             hub_bytes_per_s=swarm.hub_bytes_per_s,
+            failed=failed,
         )
     )
 

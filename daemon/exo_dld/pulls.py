@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine, Sequence
 
 from exo_dl.core.manifest import pull_id_for
 from exo_dl.core.succession import Claim
-from exo_dl.errors import AccessError, ExoDlError, HubBusyError, NotFoundError, ProtocolError, UsageError
-from exo_dl.hubs.base import Hub, Resolved
+from exo_dl.errors import AccessError, ExoDlError, NotFoundError, ProtocolError, UsageError
+from exo_dl.hubs.base import Hub
 from exo_dl.net import wire
 from exo_dl.net.tickets import TicketSigner
 from exo_dl.rpc.v1 import pull_pb2
@@ -17,11 +17,12 @@ from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dld import messages
 from exo_dld.cluster import Cluster
 from exo_dld.hubcheck import Vouched
+from exo_dld.intake import Intake
 from exo_dld.membership import Membership
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import State
+from exo_dld.planner import Planner
 from exo_dld.ports import Ports
-from exo_dld.requests import check_request
 from exo_dld.session import Session
 from exo_dld.targets import OfferRules
 from exo_dld.worker import Worker
@@ -34,9 +35,6 @@ _log = logging.getLogger(__name__)
 _MAX_OPEN_ENDED = 8
 _MAX_REMEMBERED = 100
 _MAX_RUNNING = 64
-# A hub that is busy is asked again while someone waits, but not for long: then its answer is passed on.
-_MAX_BUSY_ANSWERS = 4
-_LONGEST_WAIT_S = 20.0
 
 
 class Pulls:
@@ -46,6 +44,7 @@ class Pulls:
         membership: the other nodes.
         name: this node's.
         hub_for: the hub behind an endpoint; empty: this node's own.
+        make_planner: makes the planner, around what finds node ids for names, and names for ids.
         make_worker: makes the worker of a pull on this node.
         make_signer: makes the ticket signer for requests to a node.
         stop_serving: ends the uploads of a pull; blocks until its files may be closed.
@@ -61,6 +60,7 @@ class Pulls:
         membership: Membership,
         name: str,
         hub_for: Callable[[str], Hub],
+        make_planner: Callable[[Callable[[Sequence[str]], frozenset[str]], Callable[[str], str]], Planner],
         make_worker: Callable[[PullSpec, Ports], Worker],
         make_signer: Callable[[str], TicketSigner],
         stop_serving: Callable[[str], object],
@@ -72,7 +72,7 @@ class Pulls:
         self._membership = membership
         self._me = membership.node_id
         self._name = name
-        self._hub_for = hub_for
+        self._intake = Intake(hub_for, make_planner(self._targets, self.name_of), self._targets)
         self._make_worker = make_worker
         self._make_signer = make_signer
         self._stop_serving = stop_serving
@@ -160,18 +160,17 @@ class Pulls:
         Raises:
             ExoDlError: bad names, an unknown model, a hub that does not answer, too many pulls.
         """
-        repo, revision, layout = check_request(request)
-        targets = self._targets(list(request.nodes))
-        repo_type = request.repo_type or "model"
-        resolved = await self._resolve(repo, revision, repo_type, request)
-        manifest, share_gated = resolved.manifest, request.share_gated or self._share_gated
-        pull_id = pull_id_for(manifest, layout)
+        resolved, targets, planned = await self._intake.read(request)
+        manifest, placement = resolved.manifest, planned.wants
+        share_gated = request.share_gated or self._share_gated
+        key = placement.key if placement is not None else ""
+        pull_id = pull_id_for(manifest, layout := request.layout or "hf", key)
         self._vouched.add(pull_id)
         async with self._starting.setdefault(pull_id, asyncio.Lock()):
             old = self._sessions.get(pull_id)
             if old is not None and old.running:
                 if share_gated and old.spec.gated and not old.spec.share_gated:
-                    text = f"The pull {pull_id} of {repo} runs already, without --share-gated."
+                    text = f"The pull {pull_id} of {manifest.repo} runs already, without --share-gated."
                     raise UsageError(text, hint=f"Wait for its end, or cancel it first: exo-dl cancel {pull_id}")
                 await old.widen(targets)
                 return self._to_pb(old), True
@@ -190,23 +189,15 @@ class Pulls:
                 generation=generation,
                 gated=resolved.gated,
                 share_gated=resolved.gated and share_gated,
+                placement=placement,
             )
             session = await self._open(spec, Claim(1, self._me), age_s=0.0)
         return self._to_pb(session), False
 
-    async def _resolve(self, repo: str, revision: str, repo_type: str, request: pull_pb2.StartPullRequest) -> Resolved:
-        """Asks the hub, again where it asks to wait a little."""
-        hub = self._hub_for("")
-        include, exclude = list(request.include), list(request.exclude)
-        for _ in range(_MAX_BUSY_ANSWERS):
-            try:
-                return await asyncio.to_thread(hub.resolve, repo, revision, repo_type, include, exclude)
-            except HubBusyError as error:
-                if error.retry_after_s > _LONGEST_WAIT_S:
-                    raise
-                _log.warning("the hub asks to wait %.0f s: %s", error.retry_after_s, error)
-                await asyncio.sleep(error.retry_after_s)
-        return await asyncio.to_thread(hub.resolve, repo, revision, repo_type, include, exclude)
+    async def plan(self, request: pull_pb2.StartPullRequest) -> pull_pb2.PlanPullResponse:
+        """What `start` would give to which node. Raises `ExoDlError` as `start` does."""
+        resolved, _, planned = await self._intake.read(request)
+        return self._intake.planner.answer(resolved, planned, request.placement)
 
     def cancel(self, pull_id: str) -> pull_pb2.Pull:
         """Ends a pull on every node.
@@ -250,6 +241,9 @@ class Pulls:
             self._generations[spec.pull_id] = old.spec.generation
             await self._close(old)
         self._ended.pop(spec.pull_id, None)
+        await self._let_go(spec)
+        if spec.placement is not None:
+            self._intake.planner.remember(spec.manifest, spec.placement)
         session = Session(
             spec,
             claim=claim,
@@ -266,6 +260,17 @@ class Pulls:
         )  # fmt: skip
         self._background(session.start())
         return session
+
+    async def _let_go(self, spec: PullSpec) -> None:
+        """Closes ended pulls of the same model: with a placement their part files are still theirs."""
+        for old in [s for s in self._sessions.values() if not s.running and s.spec.placement is not None]:
+            if (old.spec.manifest.repo, old.spec.manifest.commit) == (spec.manifest.repo, spec.manifest.commit):
+                self._remember_ended(self._sessions.pop(old.spec.pull_id))
+                await self._close(old)
+
+    def _remember_ended(self, session: Session) -> None:
+        self._ended[session.spec.pull_id] = self._to_pb(session)
+        self._generations[session.spec.pull_id] = session.spec.generation
 
     async def _close(self, session: Session) -> None:
         await asyncio.to_thread(self._stop_serving, session.spec.pull_id)
@@ -314,8 +319,7 @@ class Pulls:
         ended = [s for s in self._sessions.values() if not s.running]
         for old in sorted(ended, key=lambda s: s.view.ended or 0.0)[:-_MAX_OPEN_ENDED]:
             self._sessions.pop(old.spec.pull_id, None)
-            self._ended[old.spec.pull_id] = self._to_pb(old)
-            self._generations[old.spec.pull_id] = old.spec.generation
+            self._remember_ended(old)
             await self._close(old)
         while len(self._ended) > _MAX_REMEMBERED:
             gone = next(iter(self._ended))

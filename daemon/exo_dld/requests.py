@@ -4,33 +4,42 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from exo_dl.core.manifest import Manifest
 from exo_dl.core.paths import check_repo
 from exo_dl.errors import UsageError
 from exo_dl.hubs.base import DEFAULT_REVISION, REPO_TYPES
 from exo_dl.rpc.v1 import pull_pb2
+from exo_dl.store.exolayout import check_for_exo
 
-__all__ = ["check_layout", "check_request"]
+__all__ = ["check_files", "check_layout", "check_request"]
 
 _MAX_GLOBS = 1000
 _MAX_TEXT = 1000
 
 
 def check_layout(layout: str) -> str:
-    """Returns ``layout`` when it is "hf" or "dir:" and an absolute path.
+    """Returns ``layout`` when it is "hf", "sparse", "exo", or "dir:" or "exo:" and an absolute path.
 
     Raises:
         UsageError: otherwise.
     """
-    if layout == "hf":
+    if layout in ("hf", "sparse", "exo"):
         return layout
     kind, _, path = layout.partition(":")
     pure = PurePosixPath(path)
-    if kind != "dir" or not pure.is_absolute() or ".." in pure.parts or "\0" in path or len(path) > _MAX_TEXT:
+    good = kind in ("dir", "exo") and pure.is_absolute() and ".." not in pure.parts and "\0" not in path
+    if not good or len(path) > _MAX_TEXT:
         raise UsageError(
             f"The layout {layout[:200]!r} cannot be used.",
-            hint="It is `hf`, or `dir:` and an absolute path without '..'.",
+            hint="It is `hf`, `sparse`, `exo`, or `dir:` or `exo:` and an absolute path without '..'.",
         )
     return layout
+
+
+def check_files(manifest: Manifest, layout: str) -> None:
+    """Raises UsageError where these files cannot be put into the layout."""
+    if layout.partition(":")[0] == "exo":
+        check_for_exo(manifest)
 
 
 def check_request(request: pull_pb2.StartPullRequest) -> tuple[str, str, str]:

@@ -11,6 +11,7 @@ from exo_dl.errors import AccessError, UsageError
 from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
 from exo_dl.rpc.v1.swarm_pb2 import Beat
 from exo_dl.store.library import Library, verify_model
+from exo_dl.store.selection import PART_SUFFIX
 from exo_dld.leaving import Leaving
 from exo_dld.limits import Limits
 from exo_dld.membership import Membership
@@ -161,6 +162,11 @@ class PullServicer(pull_pb2_grpc.PullServiceServicer):
         pull, joined = await self._pulls.start(request)
         return pull_pb2.StartPullResponse(pull=pull, joined=joined)
 
+    @unary
+    async def PlanPull(self, request: pull_pb2.PlanPullRequest, context: Any) -> pull_pb2.PlanPullResponse:
+        """Says what a pull would give to which node."""
+        return await self._pulls.plan(request.pull)
+
     @stream
     async def WatchPull(
         self, request: pull_pb2.WatchPullRequest, context: Any
@@ -209,7 +215,7 @@ class PullServicer(pull_pb2_grpc.PullServiceServicer):
                     files=len(r.files),
                     path=str(r.path),
                     layout=r.layout,
-                    complete=True,
+                    complete=not r.layout.endswith(PART_SUFFIX),
                 )
                 for r in records
             ]

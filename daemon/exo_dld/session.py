@@ -182,6 +182,8 @@ class Session:
     def node_up(self, node: str) -> None:
         """A link to ``node`` stands, again or for the first time."""
         if not self.spec.wants(node):
+            if self.spec.placement is not None and self.running:
+                self._fault(f"{self._cluster.name_of(node)} has no part in this placement: it gets one by --replan.")
             return
         known = self.view.nodes.get(node)
         lost = known is not None and known.state is NodeState.LOST
@@ -228,6 +230,7 @@ class Session:
             manifest=self.spec.manifest,
             epoch=epoch,
             expected=[n for n in (self._me, *self._cluster.up()) if self.spec.wants(n)],
+            want_of=self.spec.pieces_of,
             send=self._send,
             on_fault=self._fault,
             on_hopeless=lambda why: self.finish(State.FAILED, why),
@@ -385,12 +388,13 @@ class Session:
             message = messages.end_message(self.spec, state, reason)
             for node in self._cluster.up():
                 self._cluster.send(node, message)
-        worker = self.worker
-        if worker is not None and not worker.state.ended:
-            if state is State.CANCELLED:
-                worker.stop(NodeState.CANCELLED, CancelledPullError("The pull was cancelled."))
-            elif state is State.FAILED:
-                worker.stop(NodeState.FAILED, StorageError(reason) if not reason else None)
-            self._changed()
+        if (worker := self.worker) is not None:
+            if not worker.state.ended:
+                if state is State.CANCELLED:
+                    worker.stop(NodeState.CANCELLED, CancelledPullError("The pull was cancelled."))
+                elif state is State.FAILED:
+                    worker.stop(NodeState.FAILED, StorageError(reason) if not reason else None)
+                self._changed()
+            worker.pull_ended(done=state is State.DONE)
         self.view.end(state, reason, self._loop.time())
         self._on_change(self)

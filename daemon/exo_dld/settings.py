@@ -235,6 +235,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("hf_cache", _path, "Hugging Face cache. [default: HF_HUB_CACHE or hub/ in the home]", "DIR"),
     Setting("hf_token_file", _path, "The hub token; beats HF_TOKEN. [default: token in the home]", "FILE"),
     Setting(
+        "helper_cache",
+        _size,
+        "Most bytes of pieces held for other nodes while a pull runs. [default: 4GiB]",
+        "SIZE",
+        field_name="helper_cache_bytes",
+    ),
+    Setting(
         "memory_budget",
         _size,
         "Most memory for the buffers of transfers. [default: 256MiB]",

@@ -61,8 +61,8 @@ class OfferRules:
             check_layout(spec.layout)
         except UsageError as error:
             raise AccessError(error.what, hint=error.hint) from error
-        if spec.layout != "hf":
-            self._check_dir(spec.layout.partition(":")[2])
+        if folder := spec.layout.partition(":")[2]:
+            self._check_dir(folder)
 
     def _check_endpoint(self, named: str) -> None:
         # A node with a hub of its own (a mirror) reads from that one, whatever others name.

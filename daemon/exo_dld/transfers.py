@@ -199,6 +199,10 @@ class Transfers:
             self._store.abandon([t.piece for t in targets])
             self._refuse(fetch_id, core.FetchResult.NO_ROOM, str(error))
             return None
+        except KeyError:
+            self._store.abandon([t.piece for t in targets])
+            self._refuse(fetch_id, core.FetchResult.FAILED, "nobody wants this piece any more")
+            return None
         fetch = self._fetches[fetch_id] = _Fetch(self._store, tuple(targets), peer=peer)
         return fetch
 

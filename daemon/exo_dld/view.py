@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from exo_dl.core.bound import NodeRates, least_time
+from exo_dl.core.wants import Wants
 from exo_dl.rpc.v1 import pull_pb2, swarm_pb2
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import NodeState, State
@@ -87,6 +88,7 @@ class PullView:
 
     Attributes:
         union_bytes: bytes of what any node wants, once.
+        helpers: nodes that are to end with nothing.
         started: on the monotonic clock, corrected for the age that the first offer named.
     """
 
@@ -98,6 +100,7 @@ class PullView:
     files: int
     union_bytes: int
     started: float
+    helpers: frozenset[str] = frozenset()
     state: State = State.RUNNING
     ended: float | None = None
     error: str = ""
@@ -117,8 +120,9 @@ class PullView:
             commit=manifest.commit,
             layout=spec.layout,
             files=len(manifest.files),
-            union_bytes=manifest.total_bytes,
+            union_bytes=manifest.total_bytes if spec.placement is None else _union_bytes(spec, spec.placement),
             started=started,
+            helpers=frozenset(node for node in spec.targets if spec.helps_only(node)),
         )
 
     def note(self, text: str, now: float) -> bool:
@@ -140,7 +144,8 @@ class PullView:
             lost = node.state is NodeState.LOST and node.lost_at is not None and now - node.lost_at >= LOST_GRACE_S
             if not node.state.ended and not lost:
                 return None
-        all_done = all(node.state is NodeState.DONE for node in self.nodes.values())
+        # Who wants nothing has only helped: the others are done without it.
+        all_done = all(node.state is NodeState.DONE or node.id in self.helpers for node in self.nodes.values())
         return State.DONE if all_done else State.FAILED
 
     def waits_for(self) -> list[str]:
@@ -230,3 +235,10 @@ class PullView:
             path=self.path,
             started_at_s=time.time() - (now - self.started),
         )
+
+
+def _union_bytes(spec: PullSpec, placement: Wants) -> int:
+    pieces = 0
+    for node in placement.nodes:
+        pieces |= spec.pieces_of(node)
+    return spec.manifest.set_bytes(pieces)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from exo_dl.core import swarm as core
 from exo_dl.core.manifest import Manifest
-from exo_dl.errors import ExoDlError, IntegrityError, StorageError
+from exo_dl.errors import ExoDlError, StorageError
 from exo_dl.hubs.base import Hub
 from exo_dl.net.fetch import FetchPool
 from exo_dl.store.pullstore import (
@@ -26,22 +26,24 @@ from exo_dl.store.pullstore import (
     StoreEvent,
     StoreFailed,
 )
+from exo_dld.alarm import Alarm
+from exo_dld.doubts import Doubts
 from exo_dld.gated import OwnAccess
+from exo_dld.helping import Helping
 from exo_dld.hubcheck import HubCheck
 from exo_dld.hubside import HubSide
 from exo_dld.jobs import Jobs
 from exo_dld.nodestate import NodeState
 from exo_dld.ports import Ports
-from exo_dld.readings import ALONE_FROM, MAX_READINGS, Readings
+from exo_dld.readings import Readings
 from exo_dld.testimony import Testimony
 from exo_dld.transfers import Transfers
 
-__all__ = ["Ports", "Worker"]
+__all__ = ["Worker"]
 
 # The hub is asked again for what peers hold only where it clearly is faster than all of them together: measured rates
 # waver, and each byte from the hub counts against somebody's limit.
 _REREAD_GAIN = 3.0
-_EARLY_S = 0.001
 
 
 class Worker:
@@ -51,6 +53,7 @@ class Worker:
         pull_id: the pull.
         manifest: its files.
         want: pieces that this node is to end with.
+        helping: what it does for the others.
         node_id: this node.
         make_store: makes the store, not opened yet, around the sink of its events.
         pool: moves the bytes.
@@ -70,6 +73,7 @@ class Worker:
         pull_id: str,
         manifest: Manifest,
         want: int,
+        helping: Helping,
         node_id: str,
         make_store: Callable[[Callable[[StoreEvent], None]], PullStore],
         pool: FetchPool,
@@ -85,6 +89,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._manifest, self._want, self._ports = manifest, want, ports
         self.check, self._revision, self._access = check, revision, access
+        self._helping = helping
         self.store = make_store(self._store_event)
         self._swarm = core.Swarm(
             manifest,
@@ -119,11 +124,12 @@ class Worker:
             encrypted=access.needed,
             testimony=self.testimony,
         )
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop, lambda: self.feed(core.Tick()))
         self._tasks: set[asyncio.Task[None]] = set()
         self._complete = self._closed = False
-        self._unpublished = set(range(len(manifest.blobs)))
+        self._awaited, self._unpublished = self.store.awaited, self.store.awaited
         self.readings = Readings(manifest)
+        self._doubts = Doubts(manifest, self, swarm=self._swarm, ports=ports, drop=self._drop)
         # What peers and the coordinator say before the store is open, for it has no place for pieces yet.
         self._waiting: list[core.SwarmEvent] | None = []
         self.state = NodeState.CHECKING
@@ -143,7 +149,7 @@ class Worker:
             await self._access.admit()
             self._probe_hub(at_once=True)
             self.check.start(told=self._ports.changed, refused=self.fail)
-            self.checking = await asyncio.to_thread(self.store.candidates) & self._want
+            self.checking = await asyncio.to_thread(self.store.candidates) & (self._want | self._helping.spare)
             await asyncio.to_thread(self.store.open)
             if self._closed:
                 return
@@ -153,7 +159,7 @@ class Worker:
             return
         self._set_state(NodeState.CHECKING if self.checking else NodeState.PULLING)
         self.store.start_check()
-        waiting, self._waiting = self._waiting or [], None
+        waiting, self._waiting = [core.Checking(self.checking), *(self._waiting or [])], None
         for event in waiting:
             self.feed(event)
 
@@ -162,8 +168,7 @@ class Worker:
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.set(None)
         await self._transfers.close()
         await self.check.close()
         for task in self._tasks:
@@ -181,11 +186,21 @@ class Worker:
         self.error = error
         self._set_state(state)
 
+    def pull_ended(self, *, done: bool) -> None:
+        """The whole pull has ended: nothing more is done for others, and what was held for them alone goes."""
+        if self._helping.active:
+            self._helping.active = False
+            self._transfers.cancel_all()
+            if done or not self._want:
+                self._start(self._evict(self._helping.spare))
+
     def give_back(self) -> None:
         """This node leaves: the leases that it still has go back to the coordinator."""
+        self._end_leases(core.LeaseResult.RETURNED, "the node leaves")
+
+    def _end_leases(self, result: core.LeaseResult, detail: str) -> None:
         for lease in self._swarm.held_leases():
-            end = core.EndLease(lease.lease_id, lease.position, core.LeaseResult.RETURNED, 0.0, "the node leaves")
-            self._ports.to_coordinator(end)
+            self._ports.to_coordinator(core.EndLease(lease.lease_id, lease.position, result, 0.0, detail))
 
     def slowed(self, bytes_per_s: float) -> None:
         """The hub may be read at this rate only: tells the coordinator, which would take the leases for stalled."""
@@ -211,7 +226,7 @@ class Worker:
 
     def feed(self, event: core.SwarmEvent) -> None:
         """One event for the machine; its actions are carried out before this returns."""
-        if self._closed or (self.state.ended and not isinstance(event, core.PeerJoined | core.PeerHas | core.PeerLost)):
+        if self._closed or (self._over and not isinstance(event, core.PeerJoined | core.PeerHas | core.PeerLost)):
             return
         if self._waiting is not None:
             self._waiting.append(event)
@@ -219,24 +234,23 @@ class Worker:
         for action in self._swarm.handle(event, self._loop.time()):
             self._apply(action)
         self._arm()
+        if isinstance(event, core.PeerHas):
+            over = self._helping.handed_over(self._swarm.have, self._swarm.held_by, self._ports.peer_address)
+            if over:
+                self._start(self._evict(over))
+
+    @property
+    def _over(self) -> bool:
+        """Nothing more is to be done; a node that has what it wants may still help."""
+        return self.state.ended and not (self.state is NodeState.DONE and self._helping.active)
+
+    async def _evict(self, pieces: int) -> None:
+        self.feed(core.PieceBad(await asyncio.to_thread(self.store.evict, pieces)))
+        for ask in self._helping.unpark():
+            self._apply(ask)
 
     def _arm(self) -> None:
-        deadline = self._swarm.next_deadline()
-        if deadline is None or self.state.ended:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            return
-        # A timer that fires a little early does no harm; making one anew for every event costs more than the event.
-        if self._timer is not None and self._timer.when() <= deadline + _EARLY_S:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(max(deadline, self._loop.time() + 0.001), self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self.feed(core.Tick())
+        self._alarm.set(None if self._over else self._swarm.next_deadline())
 
     def _store_event(self, event: StoreEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon is stopping
@@ -254,6 +268,7 @@ class Worker:
                 self._ports.changed()
             case CheckFinished():
                 self.checking = 0
+                self.feed(core.Checking(0))
                 if self.state is NodeState.CHECKING:
                     self._set_state(NodeState.PULLING)
                 self._ports.rejoin()
@@ -262,31 +277,9 @@ class Worker:
                 self._unpublished.discard(index)
                 self._try_finish()
             case BlobCorrupt(index, bad_pieces):
-                self._on_corrupt(index, bad_pieces)
+                self._doubts.corrupt(index, bad_pieces)
             case StoreFailed(error):
                 self.fail(error)
-
-    def _on_corrupt(self, index: int, pieces: int) -> None:
-        blob, whole = self._manifest.blobs[index], self.readings.pieces(index)
-        if whole & ~self._swarm.have:
-            # The digest was of a reading that was dropped meanwhile.
-            self._drop(pieces)
-            return
-        reading = self.readings.of(index)
-        self._ports.suspect(index, reading)
-        self.readings.begin(index, reading + 1)
-        self._drop(whole)
-        if reading + 1 >= MAX_READINGS:
-            text = f"{blob.paths[0]} was read {MAX_READINGS} times and never had the digest that the hub names for it."
-            self.fail(IntegrityError(text, hint="The hub's copy may be damaged: try later, or another revision."))
-            return
-        self._ports.fault(f"{blob.paths[0]} does not have the digest that the hub names for it: it is read again.")
-        if reading + 1 >= ALONE_FROM:
-            # Wrong twice, with the pieces of others: now this node believes the hub alone.
-            for peer, pieces in self.testimony.mistrust(whole, self._swarm.held_by):
-                for event in (core.PeerLost(peer), core.PeerJoined(peer), core.PeerHas(peer, pieces)):
-                    self.feed(event)
-            self.feed(core.OnOwn())
 
     def _banned(self, peer: str) -> None:
         self.feed(core.PeerLost(peer))
@@ -295,7 +288,8 @@ class Worker:
     def suspected(self, index: int, reading: int) -> None:
         """A peer found that this reading of a blob is wrong."""
         whole = self.readings.pieces(index)
-        if index not in self._unpublished or reading < self.readings.of(index) or self.state.ended:
+        verified = index in self._awaited and index not in self._unpublished
+        if verified or reading < self.readings.of(index) or self._over:
             return
         # Where all of it is here its own digest decides in a moment.
         if whole & ~self._swarm.have:
@@ -310,9 +304,11 @@ class Worker:
         self._transfers.void(pieces)
         self.store.forget(pieces)
         self.testimony.forget(pieces)
-        self._complete = False
-        if not self.state.ended:
-            self._set_state(NodeState.PULLING)
+        if pieces & self._want:
+            self._complete = False
+            self._unpublished.discard(-1)
+            if not self._over:
+                self._set_state(NodeState.PULLING)
         self.feed(core.PieceBad(pieces))
         self._ports.rejoin()
         self._ports.ask_maps()
@@ -341,6 +337,8 @@ class Worker:
                 self._transfers.trim(fetch_id, end)
             case core.CancelFetch(fetch_id):
                 self._transfers.cancel(fetch_id)
+            case core.AskLease() if self._helping.parks(action, self._swarm.have):
+                pass
             case core.AskLease() | core.ReportLease() | core.EndLease():
                 self._ports.to_coordinator(action)
             case core.Announce(pieces):
@@ -354,7 +352,8 @@ class Worker:
                 self._ports.fault(text)
 
     def _probe_hub(self, *, at_once: bool) -> None:
-        if self._hubside is not None and not self._complete and not self._closed and not self.state.ended:
+        needed = not self._complete or self._helping.active
+        if self._hubside is not None and needed and not self._closed and not self._over:
             self._hubside.probe(at_once=at_once)
 
     def _hub_failed(self, result: core.LeaseResult, detail: str) -> None:
@@ -372,10 +371,13 @@ class Worker:
         try:
             if note := await self.check.settle(self._ports.participants):
                 self._ports.fault(f"{self._ports.name} {note}")
-            self.path = await asyncio.to_thread(self.store.finish, self._revision)
+            path = await asyncio.to_thread(self.store.finish, self._revision)
         except ExoDlError as error:
             self.fail(error)
             return
+        if not self._complete:
+            return  # a file turned out to be wrong meanwhile
+        self.path = path if self._awaited or self._want else None
         if not self.state.ended:
             self._set_state(NodeState.DONE)
 
@@ -383,9 +385,7 @@ class Worker:
         """This node's part has failed."""
         if self.state.ended:
             return
-        for lease in self._swarm.held_leases():
-            end = core.EndLease(lease.lease_id, lease.position, core.LeaseResult.NO_ROOM, 0.0, str(error))
-            self._ports.to_coordinator(end)
+        self._end_leases(core.LeaseResult.NO_ROOM, str(error))
         self.stop(NodeState.FAILED, error)
         self._ports.rejoin()  # what it holds still counts, but it is given no more leases
 

@@ -27,6 +27,7 @@ __all__ = [
     "remote_options",
     "require_local",
     "run",
+    "split_nodes",
     "state_dir_option",
 ]
 
@@ -158,3 +159,19 @@ async def find_pull(client: Client, text: str) -> Pull:
     if not found:
         raise NotFoundError(f"This daemon knows no pull {text!r}.", hint="List them with: exo-dl status")
     return found[0]
+
+
+def split_nodes(values: Sequence[str]) -> tuple[str, ...]:
+    """``--nodes`` as names: commas separate, ``all`` is no names at all.
+
+    Raises:
+        UsageError: an empty name, or ``all`` together with names.
+    """
+    names = [name.strip() for value in values for name in value.split(",")]
+    if not all(names):
+        raise UsageError(f"--nodes {','.join(values)!r} holds an empty name.")
+    if "all" in names:
+        if len(set(names)) > 1:
+            raise UsageError("--nodes takes either 'all' or names, not both.")
+        return ()
+    return tuple(dict.fromkeys(names))

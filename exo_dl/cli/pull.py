@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from exo_dl.cli.options import EXIT_INTERRUPTED, common, note, open_client, run
+from exo_dl.cli.options import EXIT_INTERRUPTED, common, note, open_client, run, split_nodes
+from exo_dl.cli.placing import placement_of, placement_options
 from exo_dl.errors import CancelledPullError, DaemonUnavailableError, PullFailedError, UsageError
 
 if TYPE_CHECKING:
     from exo_dl.cli.plain import PullView
     from exo_dl.client import Client
-    from exo_dl.types import Pull
+    from exo_dl.types import Placement, Pull
 
-__all__ = ["absolute_layout", "pull", "raise_for_end", "split_nodes", "watch"]
+__all__ = ["absolute_layout", "pull", "raise_for_end", "watch"]
 
 
 @click.command()
@@ -33,8 +34,9 @@ __all__ = ["absolute_layout", "pull", "raise_for_end", "split_nodes", "watch"]
 @click.option(
     "--layout",
     default="hf",
-    metavar="hf|dir:PATH",
-    help="Where it is put on each node: its Hugging Face cache, or a plain folder. [default: hf]",
+    metavar="hf|dir:PATH|exo[:PATH]|sparse",
+    help="Where it is put on each node: its Hugging Face cache, a plain folder, or exo's models directory; sparse:"
+    " parts of files keep their place in files with holes. [default: hf]",
 )
 @click.option(
     "--repo-type",
@@ -43,6 +45,7 @@ __all__ = ["absolute_layout", "pull", "raise_for_end", "split_nodes", "watch"]
     help="What ORG/NAME is. [default: model]",
 )
 @click.option("--share-gated", is_flag=True, help="Give a gated or private model to nodes too that may not read it.")
+@placement_options
 @click.option("--no-wait", is_flag=True, help="Start it and return at once.")
 @common
 def pull(
@@ -57,14 +60,16 @@ def pull(
     no_wait: bool,
     as_json: bool,
     state_dir: str | None,
+    **placing: Any,
 ) -> None:
-    """Bring a model to every node of the cluster.
+    """Bring a model to every node of the cluster, or to each a part of it (--place; see exo-dl plan).
 
     Exits with 0 only when every target node has every wanted file, verified and published.
     With --json the last line is a summary.
     """
     targets = split_nodes(nodes)
     place = absolute_layout(layout)
+    placement = placement_of(placing)
     started: list[str] = []
     try:
         run(
@@ -74,6 +79,7 @@ def pull(
                 exclude=exclude,
                 nodes=targets,
                 layout=place,
+                placement=placement,
                 repo_type=repo_type,
                 share_gated=share_gated,
                 no_wait=no_wait,
@@ -88,34 +94,20 @@ def pull(
         raise
 
 
-def split_nodes(values: Sequence[str]) -> tuple[str, ...]:
-    """``--nodes`` as names: commas separate, ``all`` is no names at all.
-
-    Raises:
-        UsageError: an empty name, or ``all`` together with names.
-    """
-    names = [name.strip() for value in values for name in value.split(",")]
-    if not all(names):
-        raise UsageError(f"--nodes {','.join(values)!r} holds an empty name.")
-    if "all" in names:
-        if len(set(names)) > 1:
-            raise UsageError("--nodes takes either 'all' or names, not both.")
-        return ()
-    return tuple(dict.fromkeys(names))
-
-
 def absolute_layout(layout: str) -> str:
     """``--layout`` with an absolute path: the daemon's working directory is not the user's.
 
     Raises:
-        UsageError: neither ``hf`` nor ``dir:PATH``.
+        UsageError: it is none of those that there are.
     """
-    if layout == "hf":
+    if layout in ("hf", "sparse", "exo"):
         return layout
     kind, colon, path = layout.partition(":")
-    if kind != "dir" or not colon or not path or "\0" in path:
-        raise UsageError(f"--layout {layout!r} is not known.", hint="Use 'hf' or 'dir:PATH'.")
-    return "dir:" + os.path.abspath(os.path.expanduser(path))
+    if kind not in ("dir", "exo") or not colon or not path or "\0" in path:
+        raise UsageError(
+            f"--layout {layout!r} is not known.", hint="Use 'hf', 'dir:PATH', 'exo', 'exo:PATH' or 'sparse'."
+        )
+    return f"{kind}:" + os.path.abspath(os.path.expanduser(path))
 
 
 async def watch(client: Client, pull_id: str, *, as_json: bool) -> Pull:
@@ -185,6 +177,7 @@ async def _pull(
     exclude: Sequence[str],
     nodes: Sequence[str],
     layout: str,
+    placement: Placement | None,
     repo_type: str,
     share_gated: bool,
     no_wait: bool,
@@ -201,6 +194,7 @@ async def _pull(
             nodes=nodes,
             layout=layout,
             share_gated=share_gated,
+            placement=placement,
         )
         pull = start.pull
         started.append(pull.pull_id)

@@ -246,8 +246,14 @@ class Manifest:
         return tuple((k, union(runs, self.piece_count)) for k, runs in sorted(planes.items()))
 
 
-def pull_id_for(manifest: Manifest, layout: str) -> str:
-    """The id of the pull of these files: 20 hex digits, the same on whichever node it starts."""
+def pull_id_for(manifest: Manifest, layout: str, placement: str = "") -> str:
+    """The id of the pull of these files: 20 hex digits, the same on whichever node it starts.
+
+    Args:
+        manifest: the files.
+        layout: where they go.
+        placement: the key of who wants what (`exo_dl.core.wants`); empty: every target everything.
+    """
     key = [
         manifest.hub,
         manifest.repo_type,
@@ -255,5 +261,6 @@ def pull_id_for(manifest: Manifest, layout: str) -> str:
         manifest.commit,
         layout,
         [[f.path, f.size, f.etag] for f in manifest.files],
+        *([placement] if placement else []),
     ]
     return hashlib.sha256(json.dumps(key, ensure_ascii=False).encode()).hexdigest()[:20]

@@ -26,6 +26,7 @@ from exo_dl.core.swarm_types import (
     Announce,
     AskLease,
     CancelFetch,
+    Checking,
     Complete,
     CoordinatorReady,
     EndLease,
@@ -60,6 +61,7 @@ __all__ = [
     "Announce",
     "AskLease",
     "CancelFetch",
+    "Checking",
     "Complete",
     "CoordinatorReady",
     "EndLease",
@@ -132,6 +134,7 @@ class Swarm:
         self._every = mask(0, manifest.piece_count)
         self._want = want & self._every
         self._have = 0
+        self._checking = 0
         self._book = PeerBook(manifest, node=node, rng=rng, max_per_peer=max_per_peer)
         self._peers = PeerSide(
             manifest, self._book, max_fetches=max_peer_fetches, new_fetch_id=self._new_fetch_id, emit=self._emit
@@ -232,6 +235,8 @@ class Swarm:
                 self._gain(pieces)
                 self._peers.settled(pieces, -1)
                 self._hub.overtaken(self._have)
+            case Checking(pieces):
+                self._checking = pieces
             case CoordinatorReady():
                 self._hub.coordinator()
             case HubReady(ok):
@@ -317,7 +322,7 @@ class Swarm:
         self._set_deadline(askable, now)
 
     def _askable(self, now: float) -> int:
-        need = self._want & ~self._have & ~self._peers.in_flight
+        need = self._want & ~(self._have | self._peers.in_flight | self._checking)
         if not need:
             return 0
         # What an own connection reaches soon comes from there; what it reaches later is asked for where a peer holds
@@ -330,7 +335,7 @@ class Swarm:
 
     def _read_own(self, now: float) -> None:
         self._own.look(
-            lacking=self._want & ~self._have,
+            lacking=self._want & ~(self._have | self._checking),
             in_flight=self._peers.in_flight | self._hub.covered(ahead_s=None, now=now),
             available=self._book.rarity.available,
             peer_rate=self.peer_bytes_per_s,

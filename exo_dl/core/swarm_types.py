@@ -11,6 +11,7 @@ __all__ = [
     "Announce",
     "AskLease",
     "CancelFetch",
+    "Checking",
     "Complete",
     "CoordinatorReady",
     "EndLease",
@@ -77,6 +78,13 @@ class PeerLost:
     """The link to a peer is gone. Transfers from it end by themselves with `FetchEnded`."""
 
     peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checking:
+    """The pieces that the node is reading from its own disks, to be verified: they are not asked from anybody."""
+
+    pieces: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +174,7 @@ SwarmEvent = (
     | PeerHas
     | PeerLost
     | Held
+    | Checking
     | CoordinatorReady
     | HubReady
     | PiecesArrived

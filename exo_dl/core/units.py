@@ -1,4 +1,4 @@
-"""Rates as people write them: ``100Mbit``, ``12MB/s``, ``none``."""
+"""Rates and sizes as people write them: ``100Mbit``, ``12MB/s``, ``none``; ``96GiB``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 
 from exo_dl.errors import UsageError
 
-__all__ = ["MAX_RATE_BYTES_PER_S", "MIN_RATE_BYTES_PER_S", "check_rate", "parse_rate"]
+__all__ = ["MAX_RATE_BYTES_PER_S", "MIN_RATE_BYTES_PER_S", "check_rate", "parse_rate", "parse_size"]
 
 MIN_RATE_BYTES_PER_S = 50_000
 MAX_RATE_BYTES_PER_S = 10**12
 
 _RATE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([kmgt]?)(i?)(b|bits?|bytes?)(?:/s|ps)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _NONE = {"none", "off", "unlimited", "0"}
 _HINT = "Write it as 100Mbit, 12MB/s, 1.5MiB/s or none."
 
@@ -54,3 +55,16 @@ def check_rate(bytes_per_s: int) -> int:
             hint="It is none, or from 50kB/s (0.4Mbit) to 1TB/s.",
         )
     return bytes_per_s
+
+
+def parse_size(text: str) -> int:
+    """A number of bytes: ``96GiB``, ``1.5TB``, ``1000``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or (found[3] and not found[2]):
+        raise UsageError(f"{text[:80]!r} is no size.", hint="Write it as 96GiB or 64GB.")
+    scale: int = (1024 if found[3] else 1000) ** " kmgt".index(found[2].lower() or " ")
+    return round(float(found[1]) * scale)

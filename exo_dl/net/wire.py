@@ -12,6 +12,7 @@ from exo_dl.core.leases import HeldLease
 from exo_dl.core.manifest import FileEntry, Manifest, pull_id_for
 from exo_dl.core.paths import check_commit, check_path, check_repo
 from exo_dl.core.pieces import from_bytes, iter_runs, mask, to_bytes
+from exo_dl.core.wants import Wants
 from exo_dl.errors import ProtocolError
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 
@@ -85,15 +86,18 @@ def manifest_from_pb(message: pb.Manifest) -> Manifest:
     )
 
 
-def check_offer(offer: pb.PullOffer) -> Manifest:
-    """The manifest of an offer whose pull id is right for it."""
+def check_offer(offer: pb.PullOffer) -> tuple[Manifest, Wants | None]:
+    """The manifest of an offer whose pull id is right for it, and its placement."""
     check_claim(offer)
     manifest = manifest_from_pb(offer.manifest)
-    if pull_id_for(manifest, offer.layout) != offer.pull_id:
+    placement = Wants.from_document(offer.placement, manifest) if offer.placement else None
+    if placement is not None and set(placement.nodes) != set(offer.targets):
+        raise ProtocolError("An offer's placement is for other nodes than the offer.")
+    if pull_id_for(manifest, offer.layout, placement.key if placement else "") != offer.pull_id:
         raise ProtocolError(f"The offer of pull {offer.pull_id[:40]!r} does not have the id of its files.")
     if offer.revision:
         check_path(offer.revision)
-    return manifest
+    return manifest, placement
 
 
 def check_claim(offer: pb.PullOffer) -> None:

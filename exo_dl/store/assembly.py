@@ -14,20 +14,23 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from exo_dl.core.manifest import Blob, Manifest
-from exo_dl.core.paths import colliding
 from exo_dl.core.pieces import iter_bits, mask
 from exo_dl.errors import ExoDlError, StorageError
-from exo_dl.store.checking import check_files, check_part, differing_pieces, plan_slot
+from exo_dl.store.checking import check_files, check_names, check_part, differing_pieces, plan_slot
 from exo_dl.store.events import BlobCorrupt, BlobPublished, CheckFinished, PiecesFound, StoreEvent, StoreFailed
 from exo_dl.store.folder import disk_errors
 from exo_dl.store.library import HeldBlob, Library, ModelRecord
 from exo_dl.store.osfile import Graveyard, copy_range
 from exo_dl.store.partfile import PartBusyError, PartFile
 from exo_dl.store.publish import Layout, Staged
-from exo_dl.store.slots import PieceTable, ReadFiles, Slot, Stage, leave_part, piece_set
+from exo_dl.store.selection import PART_SUFFIX, Selection
+from exo_dl.store.shards import part_sources, write_parts
+from exo_dl.store.slots import PieceTable, ReadFiles, Slot, Stage, evict_pieces, leave_part, piece_set
 from exo_dl.store.threads import Threads
 from exo_dl.store.verify import VerifyPool, WriteBack
 
@@ -57,7 +60,7 @@ class Assembly:
         self,
         manifest: Manifest,
         *,
-        want: int,
+        selection: Selection,
         layout: Layout,
         library: Library,
         node_id: str,
@@ -65,6 +68,8 @@ class Assembly:
         threads: int,
     ) -> None:
         self.manifest = manifest
+        self.selection = selection
+        self._node_id = node_id
         self.layout = layout
         self.library = library
         self._emit = events
@@ -78,10 +83,12 @@ class Assembly:
         self.slots: dict[int, Slot] = {}
         for blob in manifest.blobs:
             all_of_it = mask(blob.first_piece, blob.end_piece)
-            wanted = want & all_of_it
-            if wanted or not blob.size:
+            wanted = selection.want & all_of_it
+            whole = blob.index in selection.whole
+            if whole or (wanted | selection.spare) & all_of_it:
                 part_name = layout.part_name(manifest, blob, node_id)
-                self.slots[blob.index] = Slot(blob, wanted, part_name, full=wanted == all_of_it)
+                full = whole or (blob.piece_count > 0 and wanted == all_of_it)
+                self.slots[blob.index] = Slot(blob, wanted, part_name, full=full, whole=whole)
         self._reads = ReadFiles(_graveyard)
         self.writeback = WriteBack()
         self.digests = VerifyPool(
@@ -117,15 +124,15 @@ class Assembly:
             places = self.layout.places(self.manifest, slot.blob)
             have = {*(held.path for held in slot.known), *slot.candidates}
             missing = sum(place not in have for place in places)
-            if not have:
+            if not have and (slot.wanted or slot.whole):
                 to_make.append(slot)
                 needed += max(0, self.manifest.set_bytes(slot.wanted) - slot.on_disk)
                 missing -= 1
-            needed += missing * slot.blob.size if slot.full else 0
-        self._check_names()
+            needed += missing * slot.blob.size if slot.whole else 0
+        check_names(self.slots.values(), self.layout.folder)
         self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self.layout.check_room(needed)
+            self.layout.check_room(needed + self.selection.copied_bytes)
             for slot in to_make:
                 slot.part = self._open_part(slot)
                 if slot.blob.piece_count <= 1:
@@ -135,15 +142,6 @@ class Assembly:
         except StorageError:
             self.close(keep=True)
             raise
-
-    def _check_names(self) -> None:
-        """Two names that this disk takes for one would overwrite each other."""
-        same = next(iter(colliding(path for slot in self.slots.values() for path in slot.blob.paths)), None)
-        if same is not None and self.layout.folder.folds_names():
-            raise StorageError(
-                f"The disk of {self.layout.folder.root} takes {same[0]!r} and {same[1]!r} for one name.",
-                hint="Leave one of them out with --exclude, or choose a disk that tells them apart.",
-            )
 
     def check(self) -> None:
         """See `PullStore.start_check`."""
@@ -155,12 +153,12 @@ class Assembly:
 
     def publish_all(self, revision: str) -> Path:
         """See `PullStore.finish`."""
-        full = [slot for slot in self.slots.values() if slot.full]
+        full = [slot for slot in self.slots.values() if slot.whole]
         if not self.complete:
-            missing = sum(slot.stage is not Stage.PUBLISHED for slot in full)
+            missing = sum(slot.full and slot.stage is not Stage.PUBLISHED for slot in self.slots.values())
             raise StorageError(f"{self.manifest.repo} cannot be published: {missing} files are not verified yet.")
         held = {slot.blob.index: Staged(slot.part_name, frozenset(slot.in_place)) for slot in full}
-        path = self.layout.finish(self.manifest, revision, held)
+        path = self.layout.finish(self.manifest, revision, held) if full else self.layout.folder.root
         remembered: list[tuple[Path, Blob, bytes, os.stat_result]] = []
         for slot in full:
             places = self.layout.places(self.manifest, slot.blob)
@@ -171,11 +169,16 @@ class Assembly:
                 remembered += [(p, slot.blob, self.table.digests(slot.blob), os.stat(p)) for p in new]
                 slot.in_place.update(places)
         self.library.remember(remembered)
-        held_paths = {p for slot in full for p in slot.blob.paths}
-        m = self.manifest
-        files = tuple(entry for entry in m.files if entry.path in held_paths)
-        record = ModelRecord(m.hub, m.repo_type, m.repo, m.commit, (), self.layout.name, path, files, complete=True)
-        self.library.add_model(record, revision)
+        paths = {p for slot in full for p in slot.blob.paths}
+        m, name = self.manifest, self.layout.name
+        if self.selection.parts:
+            sources = part_sources(self.slots, m, (*self.selection.parts, *sorted(paths)), self.whole_fd)
+            base = self.layout.parts_folder(m, self._node_id)
+            path = write_parts(self.layout.folder, base, m, self.selection, sources, self._stop)
+            name += PART_SUFFIX
+        if files := tuple(entry for entry in m.files if entry.path in paths):
+            record = ModelRecord(m.hub, m.repo_type, m.repo, m.commit, (), name, path, files, complete=True)
+            self.library.add_model(record, revision)
         return path
 
     def close(self, *, keep: bool) -> None:
@@ -198,15 +201,6 @@ class Assembly:
             _graveyard.bury(self.null, blind=False)
         for folder in folders:
             self.layout.folder.prune(folder)
-
-    def release(self, piece: int) -> int:
-        """Ends a claim; the number of others left."""
-        left = self.claims.get(piece, 0) - 1
-        if left > 0:
-            self.claims[piece] = left
-        else:
-            self.claims.pop(piece, None)
-        return max(left, 0)
 
     def _open_part(self, slot: Slot) -> PartFile:
         """Opens the slot's part file; or one beside it, when another pull of this node is at work on that content."""
@@ -290,7 +284,7 @@ class Assembly:
                 slot.source, slot.inode = held.path, os.stat(held.path).st_ino
             slot.in_place = in_place
             part, slot.part = slot.part, None
-            slot.stage = Stage.PUBLISHED if in_place.issuperset(places) else Stage.PUBLISHING
+            slot.stage = Stage.PUBLISHED if not slot.whole or in_place.issuperset(places) else Stage.PUBLISHING
             if part is not None:
                 part.close(_graveyard)
             if part is not None or slot.recorded:
@@ -302,7 +296,7 @@ class Assembly:
         if slot.stage is Stage.PUBLISHED:
             if slot.full:
                 self._emit(BlobPublished(slot.blob.index))
-        elif slot.full:
+        else:
             self._publishers.run(self._copy_in, slot)
 
     def _copy_in(self, slot: Slot) -> None:
@@ -362,14 +356,15 @@ class Assembly:
         """Hands a verified part file to the layout."""
         blob = slot.blob
         part.sync()
-        path = self.layout.publish_blob(self.manifest, blob, part.name, in_place=frozenset(slot.in_place))
-        if path in self.layout.places(self.manifest, blob):
-            with slot.lock, disk_errors(path):
-                self._end_part(slot, part, path)
-                slot.in_place.add(path)
-                status = os.stat(path)
-            if blob.size:
-                self.library.remember([(path, blob, self.table.digests(blob), status)])
+        if slot.whole:
+            path = self.layout.publish_blob(self.manifest, blob, part.name, in_place=frozenset(slot.in_place))
+            if path in self.layout.places(self.manifest, blob):
+                with slot.lock, disk_errors(path):
+                    self._end_part(slot, part, path)
+                    slot.in_place.add(path)
+                    status = os.stat(path)
+                if blob.size:
+                    self.library.remember([(path, blob, self.table.digests(blob), status)])
         slot.stage = Stage.PUBLISHED
         self._emit(BlobPublished(blob.index))
 
@@ -378,6 +373,11 @@ class Assembly:
         self._reads.adopt(slot, part.detach(), place)
         part.unlink_record()
         slot.part = None
+
+    def evict(self, pieces: int) -> int:
+        """See `PullStore.evict`."""
+        slots = [] if self.closed else [s for s in self.slots.values() if pieces & s.pieces & ~s.wanted]
+        return reduce(or_, (evict_pieces(s, pieces, self.table, self.claims, _graveyard) for s in slots), 0)
 
     def forget(self, slot: Slot, pieces: int) -> None:
         """See `PullStore.forget`; ``pieces`` are of this slot."""
@@ -391,4 +391,5 @@ class Assembly:
                 self.table.drop(piece)
                 slot.contested.discard(piece)
             slot.stage = Stage.OPEN
-        self.digests.follow(slot.blob)
+        if slot.full:
+            self.digests.follow(slot.blob)

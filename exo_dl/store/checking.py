@@ -9,13 +9,16 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from exo_dl.core.manifest import Blob, Manifest
+from exo_dl.core.paths import colliding
+from exo_dl.errors import StorageError
+from exo_dl.store.folder import Folder
 from exo_dl.store.library import HeldBlob, Library
 from exo_dl.store.partfile import PartFile
 from exo_dl.store.publish import Layout
 from exo_dl.store.slots import PieceTable, Slot, piece_set
 from exo_dl.store.verify import BlobHasher, scan_pieces
 
-__all__ = ["check_files", "check_part", "differing_pieces", "plan_slot"]
+__all__ = ["check_files", "check_names", "check_part", "differing_pieces", "plan_slot"]
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 64 << 20
@@ -153,3 +156,13 @@ def differing_pieces(fd: int, blob: Blob, pieces: Iterable[int], table: PieceTab
         if table.digest(piece) != digest:
             bad |= 1 << piece
     return bad
+
+
+def check_names(slots: Iterable[Slot], folder: Folder) -> None:
+    """Two names that this disk takes for one would overwrite each other."""
+    same = next(iter(colliding(path for slot in slots for path in slot.blob.paths)), None)
+    if same is not None and folder.folds_names():
+        raise StorageError(
+            f"The disk of {folder.root} takes {same[0]!r} and {same[1]!r} for one name.",
+            hint="Leave one of them out with --exclude, or choose a disk that tells them apart.",
+        )

@@ -56,6 +56,10 @@ class DirLayout:
         """Raises StorageError when the disk has less."""
         require_room(self.folder.root, needed_bytes)
 
+    def parts_folder(self, manifest: Manifest, node_id: str) -> str:
+        """The folder itself."""
+        return ""
+
     def publish_blob(self, manifest: Manifest, blob: Blob, part: str, *, in_place: frozenset[Path]) -> Path:
         """Leaves the part where it is, with a copy for each further path of the same content."""
         for number, _ in enumerate(self._missing(blob, in_place)[1:], 1):

@@ -204,6 +204,17 @@ class Folder:
                 os.unlink(draft, dir_fd=at)
                 raise
 
+    def hard_link(self, name: str, old: str) -> bool:
+        """Makes ``name``, which is not there yet, the same file as ``old``. False where the file system cannot."""
+        try:
+            with self._at(old, create=False) as (source, a), self._at(name, create=True) as (to, b):
+                os.link(a, b, src_dir_fd=source, dst_dir_fd=to, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS):
+                return False
+            raise _storage_error(error, self.path(name)) from error
+        return True
+
     def remove(self, name: str) -> None:
         """Removes a file; nothing happens when there is none."""
         try:

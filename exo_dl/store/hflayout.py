@@ -116,6 +116,10 @@ class HFLayout:
         """Raises StorageError when the disk has less."""
         require_room(self.folder.root, needed_bytes)
 
+    def parts_folder(self, manifest: Manifest, node_id: str) -> str:
+        """Inside of the cache, and so on its disk; with the node's id, as caches are shared."""
+        return f"exo-dl/{repo_folder(manifest)}/{manifest.commit}/{node_id}"
+
     def publish_blob(self, manifest: Manifest, blob: Blob, part: str, *, in_place: frozenset[Path]) -> Path:
         """Renames the part to the blob's name. What is there is replaced in one step: it is not verified, this is."""
         name = self._blob_name(manifest, blob)

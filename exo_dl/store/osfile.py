@@ -63,8 +63,18 @@ def allocated_bytes(status: os.stat_result) -> int:
     return min(status.st_blocks * 512, status.st_size)
 
 
-def copy_range(source: int, target: int, size: int, stop: threading.Event) -> bool:
-    """Copies the first ``size`` bytes of one file over those of another; shares blocks where the file system can.
+def copy_range(
+    source: int, target: int, size: int, stop: threading.Event, *, source_at: int = 0, target_at: int = 0
+) -> bool:
+    """Copies ``size`` bytes from one file over those of another; shares blocks where the file system can.
+
+    Args:
+        source: descriptor to read.
+        target: descriptor to write.
+        size: bytes.
+        stop: ends the copy within 8 MiB.
+        source_at: offset of the first byte to read.
+        target_at: where it goes.
 
     Returns:
         False when ``stop`` was set before the end.
@@ -80,14 +90,14 @@ def copy_range(source: int, target: int, size: int, stop: threading.Event) -> bo
         step = min(_COPY_BYTES, size - at)
         if by_kernel:
             try:
-                done = os.copy_file_range(source, target, step, at, at)
+                done = os.copy_file_range(source, target, step, source_at + at, target_at + at)
             except OSError as error:
                 if error.errno not in _CANNOT:
                     raise
                 by_kernel = False
                 continue
         else:
-            done = os.pwrite(target, os.pread(source, step, at), at)
+            done = os.pwrite(target, os.pread(source, step, source_at + at), target_at + at)
         if done == 0:
             raise OSError(errno.EIO, "the file to copy from is shorter than it was")
         at += done

@@ -1,4 +1,4 @@
-"""Where a model is put so that programs find it: the Hugging Face cache, or a plain folder."""
+"""Where a model is put so that programs find it: the Hugging Face cache, a plain folder, or the folder of exo."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Protocol
 from exo_dl.core.manifest import Blob, Manifest
 from exo_dl.errors import UsageError
 from exo_dl.store.dirlayout import DirLayout
+from exo_dl.store.exolayout import ExoLayout, default_models_dir
 from exo_dl.store.folder import Folder
 from exo_dl.store.hflayout import HFLayout, Staged
 
-__all__ = ["DirLayout", "HFLayout", "Layout", "Staged", "layout_for"]
+__all__ = ["DirLayout", "ExoLayout", "HFLayout", "Layout", "Staged", "layout_for"]
 
 
 class Layout(Protocol):
     """A target for published files. Thread-safe. Every method raises StorageError where the disk fails.
 
     Attributes:
-        name: "hf" or "dir".
+        name: "hf", "dir" or "exo".
         folder: the target; part files lie inside of it, on the same file system as what they become.
     """
 
@@ -43,6 +44,10 @@ class Layout(Protocol):
         """Raises StorageError, with the figures, when the disk has less room than that."""
         ...
 
+    def parts_folder(self, manifest: Manifest, node_id: str) -> str:
+        """Where what a node has of files that it does not want whole goes, relative to `folder`; empty: into it."""
+        ...
+
     def publish_blob(self, manifest: Manifest, blob: Blob, part: str, *, in_place: frozenset[Path]) -> Path:
         """Takes a verified part file over, where `places` other than ``in_place`` need it; returns where it is now."""
         ...
@@ -53,14 +58,23 @@ class Layout(Protocol):
 
 
 def layout_for(text: str, *, hf_cache_dir: Path) -> Layout:
-    """The layout that a person named: "hf" (also ""), or "dir:ABSOLUTE-PATH".
+    """The layout that a person named: "hf" (also ""), "sparse", "dir:ABSOLUTE-PATH", "exo" or "exo:ABSOLUTE-PATH".
+
+    "sparse" is "hf" where files are wanted whole; see `Selection.sparse`.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is none of them.
     """
-    if text in ("", "hf"):
+    if text in ("", "hf", "sparse"):
         return HFLayout(hf_cache_dir)
+    if text == "exo":
+        return ExoLayout(default_models_dir(), hf_cache_dir=hf_cache_dir)
     kind, _, path = text.partition(":")
-    if kind != "dir" or not os.path.isabs(path) or "\0" in path:
-        raise UsageError(f"{text[:200]!r} is no layout.", hint="It is 'hf', or 'dir:' and an absolute path.")
+    if kind not in ("dir", "exo") or not os.path.isabs(path) or "\0" in path:
+        raise UsageError(
+            f"{text[:200]!r} is no layout.",
+            hint="It is 'hf', 'exo', 'sparse', or 'dir:' or 'exo:' and an absolute path.",
+        )
+    if kind == "exo":
+        return ExoLayout(Path(path), hf_cache_dir=hf_cache_dir)
     return DirLayout(Path(path), hf_cache_dir=hf_cache_dir)

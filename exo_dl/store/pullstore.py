@@ -15,7 +15,8 @@ from exo_dl.store.extent import Extent
 from exo_dl.store.folder import disk_errors
 from exo_dl.store.library import Library
 from exo_dl.store.publish import Layout
-from exo_dl.store.slots import Slot, Stage
+from exo_dl.store.selection import Selection
+from exo_dl.store.slots import Slot, Stage, end_claim
 from exo_dl.store.verify import piece_range
 
 __all__ = ["BlobCorrupt", "BlobPublished", "CheckFinished", "PiecesFound", "PullStore", "StoreEvent", "StoreFailed"]
@@ -30,8 +31,8 @@ class PullStore:
 
     Args:
         manifest: the pull's files.
-        want: the pieces that this node wants (a set of pieces as an int).
-        layout: where files are published (`HFLayout` or `DirLayout`).
+        want: the pieces that this node wants (a set of pieces as an int), or a `Selection` where that does not say all.
+        layout: where files are published.
         library: what this node holds; remembers what was verified.
         node_id: names this node's unfinished files, so that nodes can share a folder.
         events: called from the store's own threads with each event; must return soon.
@@ -42,7 +43,7 @@ class PullStore:
         self,
         manifest: Manifest,
         *,
-        want: int,
+        want: int | Selection,
         layout: Layout,
         library: Library,
         node_id: str,
@@ -52,9 +53,10 @@ class PullStore:
         if not _NODE_ID.fullmatch(node_id):
             raise UsageError(f"{node_id[:80]!r} is no node id.")
         self.manifest = manifest
+        self._selection = want if isinstance(want, Selection) else Selection.of_pieces(manifest, want)
         self._work = Assembly(
             manifest,
-            want=want,
+            selection=self._selection,
             layout=layout,
             library=library,
             node_id=node_id,
@@ -93,6 +95,11 @@ class PullStore:
         return self._table.have
 
     @property
+    def awaited(self) -> set[int]:
+        """The blobs of which a `BlobPublished` comes."""
+        return {index for index, slot in self._work.slots.items() if slot.full}
+
+    @property
     def complete(self) -> bool:
         """True when each wholly wanted blob is published: `finish` may be called."""
         return self._work.complete
@@ -129,7 +136,7 @@ class PullStore:
         blob = slot.blob
         index = piece - blob.first_piece
         with slot.lock:
-            others = self._work.release(piece)
+            others = end_claim(self._work.claims, piece)
             if self._table.is_held(piece):
                 self._work.settle(slot)
                 return False
@@ -156,7 +163,7 @@ class PullStore:
             slot = self._work.slots.get(self.manifest.blob_of(piece).index)
             if slot is not None:
                 with slot.lock:
-                    self._work.release(piece)
+                    end_claim(self._work.claims, piece)
                     self._work.settle(slot)
 
     def digest(self, piece: int) -> bytes | None:
@@ -203,6 +210,10 @@ class PullStore:
                 if slot is not None:
                     self._work.forget(slot, pieces & slot.pieces)
 
+    def evict(self, pieces: int) -> int:
+        """Gives back the room of pieces that were held for others. Returns those that are held no more."""
+        return self._work.evict(pieces)
+
     # End
 
     def finish(self, revision: str) -> Path:
@@ -231,6 +242,7 @@ class PullStore:
 
     def _slot(self, piece: int) -> Slot:
         slot = self._work.slots.get(self.manifest.blob_of(piece).index)
-        if slot is None or self._work.closed or not (slot.full or slot.wanted >> piece & 1):
+        usable = self._selection.want | self._selection.spare
+        if slot is None or self._work.closed or not (slot.full or usable >> piece & 1):
             raise KeyError(piece)
         return slot

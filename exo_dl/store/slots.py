@@ -7,18 +7,18 @@ import errno
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exo_dl.core.manifest import Blob
-from exo_dl.core.pieces import iter_runs, mask
-from exo_dl.store.folder import Folder
+from exo_dl.core.pieces import iter_bits, iter_runs, mask
+from exo_dl.store.folder import Folder, disk_errors
 from exo_dl.store.library import HeldBlob
 from exo_dl.store.osfile import Graveyard
 from exo_dl.store.partfile import PartBusyError, PartFile
 
-__all__ = ["PieceTable", "ReadFiles", "Slot", "Stage", "leave_part", "piece_set"]
+__all__ = ["PieceTable", "ReadFiles", "Slot", "Stage", "end_claim", "evict_pieces", "leave_part", "piece_set"]
 
 _DIGEST = 32
 _ABSENT, _EXPECTED, _HELD = 0, 1, 2
@@ -122,7 +122,8 @@ class Slot:
         blob: which.
         wanted: its wanted pieces, as a set numbered in the manifest.
         part_name: its part file in the target folder.
-        full: all of it is wanted.
+        full: all of its pieces are wanted: its digest is checked.
+        whole: it is to be published as it is.
         lock: guards what follows.
         stage: how far it is.
         part: its part file, when open.
@@ -141,6 +142,7 @@ class Slot:
     wanted: int
     part_name: str
     full: bool
+    whole: bool
     lock: threading.RLock = field(default_factory=threading.RLock)
     stage: Stage = Stage.OPEN
     part: PartFile | None = None
@@ -266,3 +268,40 @@ def leave_part(slot: Slot, folder: Folder, table: PieceTable, graveyard: Graveya
     for number in range(1, len(blob.paths)):
         folder.remove(f"{part.name}.{number}")
     part.close(graveyard)
+
+
+def end_claim(claims: dict[int, int], piece: int) -> int:
+    """Ends one writer's claim on a piece; the number of others left."""
+    left = claims.get(piece, 0) - 1
+    if left > 0:
+        claims[piece] = left
+    else:
+        claims.pop(piece, None)
+    return max(left, 0)
+
+
+def evict_pieces(slot: Slot, pieces: int, table: PieceTable, claimed: Container[int], graveyard: Graveyard) -> int:
+    """Gives back the room of pieces of an open part file that this node does not want; all of it where nothing is left.
+
+    Returns:
+        The pieces that are gone.
+    """
+    with slot.lock:
+        part = slot.part
+        if part is None or slot.stage is not Stage.OPEN:
+            return 0
+        gone = 0
+        for piece in iter_bits(pieces & slot.pieces & ~slot.wanted):
+            if table.is_held(piece) and piece not in claimed:
+                with disk_errors(part.folder.path(part.name)):
+                    part.erase(piece - slot.blob.first_piece)
+                table.drop(piece)
+                slot.contested.discard(piece)
+                gone |= 1 << piece
+        part.release_room(slot.byte_runs(gone))
+        wanted = slot.wanted or slot.whole or any(piece in claimed for piece in iter_bits(slot.pieces))
+        if not wanted and not any(table.is_held(piece) for piece in iter_bits(slot.pieces)):
+            part.unlink()
+            part.close(graveyard)
+            slot.part = None
+    return gone

@@ -42,7 +42,7 @@ NODE_PULL_STATE_CANCELLED: NodePullState
 NODE_PULL_STATE_LOST: NodePullState
 
 class StartPullRequest(_message.Message):
-    __slots__ = ("repo", "revision", "repo_type", "include", "exclude", "nodes", "layout", "share_gated")
+    __slots__ = ("repo", "revision", "repo_type", "include", "exclude", "nodes", "layout", "share_gated", "placement")
     REPO_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     REPO_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class StartPullRequest(_message.Message):
     NODES_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     SHARE_GATED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     repo: str
     revision: str
     repo_type: str
@@ -59,7 +60,102 @@ class StartPullRequest(_message.Message):
     nodes: _containers.RepeatedScalarFieldContainer[str]
     layout: str
     share_gated: bool
-    def __init__(self, repo: _Optional[str] = ..., revision: _Optional[str] = ..., repo_type: _Optional[str] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., layout: _Optional[str] = ..., share_gated: _Optional[bool] = ...) -> None: ...
+    placement: Placement
+    def __init__(self, repo: _Optional[str] = ..., revision: _Optional[str] = ..., repo_type: _Optional[str] = ..., include: _Optional[_Iterable[str]] = ..., exclude: _Optional[_Iterable[str]] = ..., nodes: _Optional[_Iterable[str]] = ..., layout: _Optional[str] = ..., share_gated: _Optional[bool] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
+
+class Placement(_message.Message):
+    __slots__ = ("place", "memory", "fraction", "wants", "helpers", "replan", "plan")
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    WANTS_FIELD_NUMBER: _ClassVar[int]
+    HELPERS_FIELD_NUMBER: _ClassVar[int]
+    REPLAN_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    place: str
+    memory: _containers.RepeatedCompositeFieldContainer[NodeMemory]
+    fraction: float
+    wants: _containers.RepeatedCompositeFieldContainer[NodeGlob]
+    helpers: _containers.RepeatedScalarFieldContainer[str]
+    replan: bool
+    plan: str
+    def __init__(self, place: _Optional[str] = ..., memory: _Optional[_Iterable[_Union[NodeMemory, _Mapping]]] = ..., fraction: _Optional[float] = ..., wants: _Optional[_Iterable[_Union[NodeGlob, _Mapping]]] = ..., helpers: _Optional[_Iterable[str]] = ..., replan: _Optional[bool] = ..., plan: _Optional[str] = ...) -> None: ...
+
+class NodeMemory(_message.Message):
+    __slots__ = ("node", "bytes")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    bytes: int
+    def __init__(self, node: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class NodeGlob(_message.Message):
+    __slots__ = ("node", "glob")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    GLOB_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    glob: str
+    def __init__(self, node: _Optional[str] = ..., glob: _Optional[str] = ...) -> None: ...
+
+class PlanPullRequest(_message.Message):
+    __slots__ = ("pull",)
+    PULL_FIELD_NUMBER: _ClassVar[int]
+    pull: StartPullRequest
+    def __init__(self, pull: _Optional[_Union[StartPullRequest, _Mapping]] = ...) -> None: ...
+
+class PlanPullResponse(_message.Message):
+    __slots__ = ("repo", "revision", "commit", "place", "model_bytes", "union_bytes", "layers", "nodes", "notes")
+    REPO_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    UNION_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    repo: str
+    revision: str
+    commit: str
+    place: str
+    model_bytes: int
+    union_bytes: int
+    layers: int
+    nodes: _containers.RepeatedCompositeFieldContainer[NodePlan]
+    notes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, repo: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., place: _Optional[str] = ..., model_bytes: _Optional[int] = ..., union_bytes: _Optional[int] = ..., layers: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodePlan, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NodePlan(_message.Message):
+    __slots__ = ("id", "name", "memory_bytes", "usable_bytes", "disk_free_bytes", "bytes", "layers", "experts", "whole_files", "part_files")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FILES_FIELD_NUMBER: _ClassVar[int]
+    PART_FILES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    memory_bytes: int
+    usable_bytes: int
+    disk_free_bytes: int
+    bytes: int
+    layers: _containers.RepeatedCompositeFieldContainer[Span]
+    experts: str
+    whole_files: int
+    part_files: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., usable_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., bytes: _Optional[int] = ..., layers: _Optional[_Iterable[_Union[Span, _Mapping]]] = ..., experts: _Optional[str] = ..., whole_files: _Optional[int] = ..., part_files: _Optional[int] = ...) -> None: ...
+
+class Span(_message.Message):
+    __slots__ = ("first", "end")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    end: int
+    def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class StartPullResponse(_message.Message):
     __slots__ = ("pull", "joined")

@@ -39,6 +39,11 @@ class PullServiceStub:
                 request_serializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.StartPullRequest.SerializeToString,
                 response_deserializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.StartPullResponse.FromString,
                 _registered_method=True)
+        self.PlanPull = channel.unary_unary(
+                '/exo_dl.rpc.v1.PullService/PlanPull',
+                request_serializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.PlanPullRequest.SerializeToString,
+                response_deserializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.PlanPullResponse.FromString,
+                _registered_method=True)
         self.WatchPull = channel.unary_stream(
                 '/exo_dl.rpc.v1.PullService/WatchPull',
                 request_serializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.WatchPullRequest.SerializeToString,
@@ -71,6 +76,13 @@ class PullServiceServicer:
 
     def StartPull(self, request, context):
         """Resolves the model at the hub and starts the pull on all target nodes, or joins it where it already runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PlanPull(self, request, context):
+        """What StartPull would give to which node. Reads the headers of the weights at most; moves nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,6 +130,11 @@ def add_PullServiceServicer_to_server(servicer, server):
                     servicer.StartPull,
                     request_deserializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.StartPullRequest.FromString,
                     response_serializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.StartPullResponse.SerializeToString,
+            ),
+            'PlanPull': grpc.unary_unary_rpc_method_handler(
+                    servicer.PlanPull,
+                    request_deserializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.PlanPullRequest.FromString,
+                    response_serializer=exo__dl_dot_rpc_dot_v1_dot_pull__pb2.PlanPullResponse.SerializeToString,
             ),
             'WatchPull': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchPull,
@@ -172,6 +189,33 @@ class PullService:
             '/exo_dl.rpc.v1.PullService/StartPull',
             exo__dl_dot_rpc_dot_v1_dot_pull__pb2.StartPullRequest.SerializeToString,
             exo__dl_dot_rpc_dot_v1_dot_pull__pb2.StartPullResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PlanPull(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo_dl.rpc.v1.PullService/PlanPull',
+            exo__dl_dot_rpc_dot_v1_dot_pull__pb2.PlanPullRequest.SerializeToString,
+            exo__dl_dot_rpc_dot_v1_dot_pull__pb2.PlanPullResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -163,7 +163,7 @@ class PeerAddress(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., piece_port: _Optional[int] = ...) -> None: ...
 
 class PullOffer(_message.Message):
-    __slots__ = ("pull_id", "manifest", "targets", "coordinator_id", "epoch", "layout", "endpoint", "revision", "age_s", "generation", "gated", "share_gated")
+    __slots__ = ("pull_id", "manifest", "targets", "coordinator_id", "epoch", "layout", "endpoint", "revision", "age_s", "generation", "gated", "share_gated", "placement")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +176,7 @@ class PullOffer(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     GATED_FIELD_NUMBER: _ClassVar[int]
     SHARE_GATED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
     manifest: Manifest
     targets: _containers.RepeatedScalarFieldContainer[str]
@@ -188,7 +189,8 @@ class PullOffer(_message.Message):
     generation: int
     gated: bool
     share_gated: bool
-    def __init__(self, pull_id: _Optional[str] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., targets: _Optional[_Iterable[str]] = ..., coordinator_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layout: _Optional[str] = ..., endpoint: _Optional[str] = ..., revision: _Optional[str] = ..., age_s: _Optional[float] = ..., generation: _Optional[int] = ..., gated: _Optional[bool] = ..., share_gated: _Optional[bool] = ...) -> None: ...
+    placement: bytes
+    def __init__(self, pull_id: _Optional[str] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., targets: _Optional[_Iterable[str]] = ..., coordinator_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layout: _Optional[str] = ..., endpoint: _Optional[str] = ..., revision: _Optional[str] = ..., age_s: _Optional[float] = ..., generation: _Optional[int] = ..., gated: _Optional[bool] = ..., share_gated: _Optional[bool] = ..., placement: _Optional[bytes] = ...) -> None: ...
 
 class Manifest(_message.Message):
     __slots__ = ("hub", "repo_type", "repo", "commit", "files", "unselected")
@@ -219,7 +221,7 @@ class ManifestFile(_message.Message):
     def __init__(self, path: _Optional[str] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ..., git_oid: _Optional[bytes] = ...) -> None: ...
 
 class PullJoin(_message.Message):
-    __slots__ = ("pull_id", "epoch", "have", "checking", "want", "leases", "hub_bytes_per_s")
+    __slots__ = ("pull_id", "epoch", "have", "checking", "want", "leases", "hub_bytes_per_s", "failed")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     HAVE_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +229,7 @@ class PullJoin(_message.Message):
     WANT_FIELD_NUMBER: _ClassVar[int]
     LEASES_FIELD_NUMBER: _ClassVar[int]
     HUB_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
     epoch: int
     have: PieceSet
@@ -234,7 +237,8 @@ class PullJoin(_message.Message):
     want: PieceSet
     leases: _containers.RepeatedCompositeFieldContainer[HeldLease]
     hub_bytes_per_s: float
-    def __init__(self, pull_id: _Optional[str] = ..., epoch: _Optional[int] = ..., have: _Optional[_Union[PieceSet, _Mapping]] = ..., checking: _Optional[_Union[PieceSet, _Mapping]] = ..., want: _Optional[_Union[PieceSet, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[HeldLease, _Mapping]]] = ..., hub_bytes_per_s: _Optional[float] = ...) -> None: ...
+    failed: bool
+    def __init__(self, pull_id: _Optional[str] = ..., epoch: _Optional[int] = ..., have: _Optional[_Union[PieceSet, _Mapping]] = ..., checking: _Optional[_Union[PieceSet, _Mapping]] = ..., want: _Optional[_Union[PieceSet, _Mapping]] = ..., leases: _Optional[_Iterable[_Union[HeldLease, _Mapping]]] = ..., hub_bytes_per_s: _Optional[float] = ..., failed: _Optional[bool] = ...) -> None: ...
 
 class PieceSet(_message.Message):
     __slots__ = ("bits",)

@@ -158,7 +158,7 @@ async def test_pull_that_is_refused(daemon: FakeDaemon, status: str, code: int) 
         ("pull", "org/name@"),
         ("pull", "org/name", "--nodes", "all,bob"),
         ("pull", "org/name", "--nodes", "bob,,eve"),
-        ("pull", "org/name", "--layout", "exo"),
+        ("pull", "org/name", "--layout", "nowhere"),
         ("pull", "org/name", "--layout", "dir:"),
         ("pull",),
         ("pull", "org/name", "--no-such-flag"),

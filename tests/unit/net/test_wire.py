@@ -37,7 +37,7 @@ def offer(**changes: object) -> pb.PullOffer:
 
 def test_a_manifest_comes_back_as_it_was_sent() -> None:
     assert wire.manifest_from_pb(wire.manifest_to_pb(MANIFEST)) == MANIFEST
-    assert wire.check_offer(offer()) == MANIFEST
+    assert wire.check_offer(offer()) == (MANIFEST, None)
 
 
 @pytest.mark.parametrize(

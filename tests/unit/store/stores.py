@@ -17,6 +17,7 @@ from exo_dl.core.pieces import iter_bits, mask
 from exo_dl.store.library import Library
 from exo_dl.store.publish import Layout
 from exo_dl.store.pullstore import BlobPublished, CheckFinished, PullStore, StoreEvent, StoreFailed
+from exo_dl.store.selection import Selection
 
 REPO = "org/tiny"
 COMMIT = "c" * 40
@@ -111,7 +112,13 @@ class Node:
     """A store with its events, opened and checked."""
 
     def __init__(
-        self, manifest: Manifest, layout: Layout, library: Library, *, node_id: str = "node-a", want: int | None = None
+        self,
+        manifest: Manifest,
+        layout: Layout,
+        library: Library,
+        *,
+        node_id: str = "node-a",
+        want: int | Selection | None = None,
     ) -> None:
         self.events = Events()
         self.manifest = manifest
