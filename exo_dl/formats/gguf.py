@@ -170,8 +170,9 @@ def _info(reader: _Reader) -> tuple[str, str, tuple[int, ...], int, int]:
     if kind not in TYPES:
         raise reader.refuse(f"the tensor {name!r} is of the unknown type {kind}")
     label, block, size = TYPES[kind]
-    if (sizes[0] if sizes else 1) % block:
-        raise reader.refuse(f"the tensor {name!r} has rows of {sizes[0]} values, no multiple of the {block} of {label}")
+    row = sizes[0] if sizes else 1
+    if row % block:
+        raise reader.refuse(f"the tensor {name!r} has rows of {row} values, no multiple of the {block} of {label}")
     return name, label, sizes[::-1], math.prod(sizes) // block * size, offset
 
 

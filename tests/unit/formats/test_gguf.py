@@ -121,6 +121,7 @@ def info(name: str | bytes, sizes: list[int], kind: int = 0, offset: int = 0) ->
         (header(tensors=1, body=info("a", [4, 4, 4, 4, 4])), "5 dimensions"),
         (header(tensors=1, body=info("a", [4], kind=77)), "unknown type 77"),
         (header(tensors=1, body=info("a", [33], kind=2)), "no multiple"),
+        (header(tensors=1, body=info("a", [], kind=2)), "no multiple"),
         (header(tensors=1, body=info("a", [1 << 60])), "past the file"),
         (header(tensors=1, body=info("a", [8], offset=32)) + bytes(200), "after a hole"),
         (header(tensors=2, body=info("a", [8]) + info("b", [8])) + bytes(200), "over another"),
