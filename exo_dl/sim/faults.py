@@ -13,7 +13,7 @@ from exo_dl.core.pieces import mask
 from exo_dl.core.swarm import FetchResult, PieceBad
 from exo_dl.sim.cluster import Cluster
 from exo_dl.sim.network import NodeSpec
-from exo_dl.sim.node import SimNode
+from exo_dl.sim.node import Message, SimNode
 from exo_dl.sim.scenarios import MBIT, model
 
 __all__ = ["add_faults", "random_cluster"]
@@ -134,6 +134,9 @@ def _bad_pieces(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at: 
             node.feed(PieceBad(mask(first, first + rng.randint(1, 5)) & node.swarm.have))
             if not node.frozen:
                 node.join_coordinator()
+                # As the daemon does: peers that believe it to hold these pieces have not told that they hold them.
+                for peer in node.neighbours():
+                    node.send(peer, Message("ask", node.name))
 
     cluster.call_at(at, strike)
 

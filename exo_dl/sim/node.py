@@ -254,6 +254,8 @@ class SimNode:
             self.heard(message.claim)
         elif message.kind == "have":
             self._to_swarm(body)  # type: ignore[arg-type]
+        elif message.kind == "ask":
+            self.send(str(body), Message("have", sw.PeerHas(self.name, self.swarm.have)))
         elif message.kind in ("grant", "cut", "query"):
             if message.claim != self.succession.claim:
                 return

@@ -8,8 +8,8 @@ import pytest
 
 from exo_dl.sim.faults import random_cluster
 
-BATCHES = 6
-SEEDS_A_BATCH = 50
+BATCHES = 10
+SEEDS_A_BATCH = 100
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))
