@@ -170,7 +170,7 @@ class Placement:
         place: "full", "layers", "experts", "files" or "none"; empty: "full", or what ``plan`` says.
         wants: (node, glob) pairs for "files".
         memory: (node, bytes) pairs in place of what the nodes have.
-        fraction: part of a node's memory that weights may take; 0: 0.8.
+        fraction: part of a node's memory that weights may take; 0: 0.75.
         helpers: nodes that help to fetch and keep nothing.
         replan: divide anew, moving as little as possible.
         plan: a plan file as JSON, in place of ``place``.

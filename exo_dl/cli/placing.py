@@ -34,7 +34,7 @@ def placement_options(function: _Command) -> _Command:
         ),
         click.option("--want", multiple=True, metavar="NODE=GLOB", help="Files for a node. Repeatable."),
         click.option("--memory", multiple=True, metavar="NODE=SIZE", help="Memory of a node, as 96GiB. Repeatable."),
-        click.option("--fraction", type=float, metavar="PART", help="Part of memory for weights. [default: 0.8]"),
+        click.option("--fraction", type=float, metavar="PART", help="Part of memory for weights. [default: 0.75]"),
         click.option(
             "--helper", multiple=True, metavar="NODE", help="A node that helps and keeps nothing. Repeatable."
         ),

@@ -67,7 +67,7 @@ def test_layers_by_memory_and_a_fifth_machine(make_lab: MakeLab, model: LabModel
     summary = first.json("pull", model.repo, "--place", "layers", *memory(MEMORY))[-1]
     assert summary["state"] == "done"
     counts = check_parts(lab, names, model)
-    assert counts["n2"] < counts["n3"] < counts["n4"], "n1 has the embeddings on top"
+    assert max(counts, key=counts.__getitem__) == "n4", counts
     served = summarize(lab.requests())
     # Everybody together wants all of it: no piece twice, and none for nobody.
     assert served.total_bytes - served.twice_bytes <= 1.01 * model.size_bytes
