@@ -199,6 +199,7 @@ async def _through_handlers(messages: list[pb.LinkMessage], seed: int) -> None:
         manifest=MANIFEST,
         epoch=1,
         expected=[],
+        want_of=lambda node: (1 << MANIFEST.piece_count) - 1,
         send=lambda node, message: sent.append(message.SerializeToString()),
         on_fault=lambda _: None,
         on_hopeless=lambda _: None,
