@@ -7,7 +7,7 @@ file costs a round trip whatever its size.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from exo_dl.core.manifest import Manifest
@@ -18,6 +18,7 @@ __all__ = [
     "REPORT_S",
     "CostMap",
     "Lease",
+    "ReadTwice",
     "choose_run",
     "choose_split",
     "seconds_left",
@@ -28,6 +29,9 @@ BLOB_OVERHEAD_BYTES = 256 << 10
 REPORT_S = 0.3
 """Nodes tell their progress at least this often, seconds."""
 _RUNS_LOOKED_AT = 64
+_TWICE_PART, _CUT_PART = 0.009, 0.005  # of all that is needed
+_UNDER_WAY_S = 0.12
+_LARGE_GAIN_S = 0.5
 
 
 @dataclass(slots=True)
@@ -107,6 +111,40 @@ class CostMap:
         """The first piece boundary at or after ``cost``."""
         piece = self.piece_at(cost)
         return piece if self.at(piece) >= cost else piece + 1
+
+
+class ReadTwice:
+    """What the hub may send twice in a pull: pieces that two nodes race for, and what is under way when a lease is cut.
+
+    Args:
+        costs: costs of the pieces.
+        needed: the pieces that anybody wants (a set), now.
+
+    Attributes:
+        raced: cost of the pieces that were given to a second node.
+    """
+
+    def __init__(self, costs: CostMap, needed: Callable[[], int]) -> None:
+        self._costs = costs
+        self._needed = needed
+        self._cut = 0.0
+        self.raced = 0.0
+
+    def left(self) -> float:
+        """What may still be raced for."""
+        return max(0.0, self._costs.of(self._needed()) * _TWICE_PART - self._cut - self.raced)
+
+    def cut(self, rate: float, first: int, end: int, saved_s: float) -> bool:
+        """Pieces ``first <= i < end`` shall be taken from a lease that is read at ``rate``. Notes it where it may be.
+
+        The hub has sent on by then what the sockets on the way had room for. That is worth it at any time where it
+        saves ``saved_s`` of more than half a second.
+        """
+        waste = min(rate * _UNDER_WAY_S, self._costs.run(first, end))
+        if self._cut + waste > self._costs.of(self._needed()) * _CUT_PART and saved_s < _LARGE_GAIN_S:
+            return False
+        self._cut += waste
+        return True
 
 
 def choose_run(

@@ -18,9 +18,10 @@ from __future__ import annotations
 import random
 from collections.abc import Collection
 
+from exo_dl.core import lease_policy as policy
 from exo_dl.core.lease_ledger import LeaseLedger
 from exo_dl.core.lease_nodes import Ask, NodeBook
-from exo_dl.core.lease_policy import REPORT_S, CostMap, Lease, choose_run, choose_split, seconds_left, slowed_rate
+from exo_dl.core.lease_policy import REPORT_S, CostMap, Lease, ReadTwice, choose_run, choose_split, seconds_left
 from exo_dl.core.lease_types import (
     Cut,
     Fault,
@@ -72,7 +73,6 @@ _STALL_TIMES = 4.0
 _GRACE_S = 3.0
 _DOUBT_S = 2.0
 _TICK_S, _PARKED_TICK_S = 0.25, 0.1
-_DUPLICATE_PART = 0.006
 
 
 class LeaseTable:
@@ -111,7 +111,7 @@ class LeaseTable:
         self._expected = set(expected)
         self._patience_s = patience_s
         self._quiet_until: float | None = None
-        self._duplicate_cost = 0.0
+        self._twice = ReadTwice(self._costs, lambda: self._book.needed)
         self._tick_at: float | None = None
         self._actions: list[LeaseAction] = []
 
@@ -356,7 +356,7 @@ class LeaseTable:
             thief_rate=thief_rate,
             start_s=_START_S,
         )
-        if cut >= victim.end or saved_s < _GAIN_S:
+        if cut >= victim.end or saved_s < _GAIN_S or not self._twice.cut(rate, cut, victim.end, saved_s):
             return False
         end = victim.end
         self._shorten(victim, cut)
@@ -365,16 +365,15 @@ class LeaseTable:
 
     def _grant_twice(self, ask: Ask, now: float) -> bool:
         thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
-        allowed = max(self._costs.of(self._book.needed) * _DUPLICATE_PART - self._duplicate_cost, 0.0)
         for owner in sorted(self._victims(now), key=lambda x: -self._eta(x, now))[:4]:
             if owner.duplicate or owner.node == ask.node or self._leases.doubled(owner):
                 continue
             cost = self._costs.run(owner.position, owner.end)
             thief_s = _START_S + cost / thief_rate
-            first_ever = not self._duplicate_cost and owner.end - owner.position == 1
+            first_ever = not self._twice.raced and owner.end - owner.position == 1
             late = self._eta(owner, now) > 2 * thief_s + _TWICE_GAIN_S
-            if late and (cost <= allowed or first_ever):
-                self._duplicate_cost += cost
+            if late and (cost <= self._twice.left() or first_ever):
+                self._twice.raced += cost
                 self._grant(ask, owner.position, owner.end, now, duplicate=True)
                 return True
         return False
@@ -384,7 +383,8 @@ class LeaseTable:
         return [x for x in known if x.end > x.position and not x.duplicate]
 
     def _rate(self, lease: Lease, now: float) -> float:
-        return slowed_rate(self._costs, lease, lease.rate or self._book.slot_rate(lease.node, lease.slot, now), now)
+        rate = lease.rate or self._book.slot_rate(lease.node, lease.slot, now)
+        return policy.slowed_rate(self._costs, lease, rate, now)
 
     def _eta(self, lease: Lease, now: float) -> float:
         return seconds_left(self._costs, lease, self._rate(lease, now), now)
