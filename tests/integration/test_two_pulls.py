@@ -55,4 +55,5 @@ def test_two_pulls_at_once_get_on_alike(
             check_copy(each, node.home)
     hub.settle()
     served = summarize(read_requests(tmp_path / "access.log")).total_bytes
-    assert served <= 1.02 * sum(each.size_bytes for each in models) + (2 << 20)
+    # Under a limit the buffers of a connection are full when its lease is cut: of small models that is much.
+    assert served <= 1.02 * sum(each.size_bytes for each in models) + (4 << 20)
