@@ -123,7 +123,8 @@ async def test_the_limit_is_divided_and_follows_use_and_loss(group: Group) -> No
     await newcomer.node.start()
     newcomer.hunger()
     await group.until(lambda: newcomer.sharing.share < 0.5 * LIMIT and newcomer in group.members)
-    await group.until(lambda: min(m.sharing.share for m in group.members) > 0.3 * LIMIT)
+    shares = [m.sharing for m in group.members]
+    await group.until(lambda: min(s.share for s in shares) > 0.3 * LIMIT and sum(s.share for s in shares) <= LIMIT)
 
     for member in group.members:
         member.sharing.set_limit(LIMIT / 2)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cluster import wait_until
 from exo_dl.errors import AlreadyRunningError, StorageError, UsageError
 from exo_dl.net import piece_server, senders
 from exo_dl.net.limits import RateLimit
@@ -50,7 +51,8 @@ def test_pieces_come_one_after_the_other(server: PieceServer, content: Content) 
     status, headers, body = ask(server, piece_path(PULL, 2, 5))
     assert (status, headers["content-length"]) == (200, str(3 * 256 * KIB))
     assert body == content.run(2, 5)
-    assert server.bytes_sent == len(body)
+    # The bytes may be here before the thread that sent them has counted them.
+    wait_until(lambda: server.bytes_sent == len(body), timeout_s=5, what="the bytes are counted")
 
 
 def test_small_pieces_of_many_files_come_in_one_answer(server: PieceServer, content: Content) -> None:
