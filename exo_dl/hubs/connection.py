@@ -87,14 +87,13 @@ class _SizedBody:
 
     def gather(self, byte_count: int) -> bool:
         """Waits a moment for so many bytes, where they are known to come."""
-        if self._left is None:
-            return True
         # Some of what is left may be in the buffers of this stream and of TLS: that does not come any more.
-        sure = self._left - _MAX_LINE_BYTES - _TLS_RECORD_BYTES
+        sure = 0 if self._left is None else self._left - _MAX_LINE_BYTES - _TLS_RECORD_BYTES
         if sure > 0:
             return self._stream.raw.gather(min(byte_count, sure))
+        # Nothing can be promised: what was received so far is not held back for it.
         self._stream.raw.rest()
-        return True
+        return False
 
     def readinto(self, buffer: memoryview) -> int:
         if self.ended:

@@ -40,11 +40,10 @@ class Gather:
         if self._tls is not None and self._tls.pending():
             return True
         self._set(max(1, byte_count))
-        there = bool(self._poll.poll(LONGEST_S * 1000))
-        if not there or self._tls is not None:
-            # TLS reads whole records: the rest of one may be less than what was waited for.
-            self._set(1)
-        return there
+        enough = bool(self._poll.poll(LONGEST_S * 1000))
+        # The read itself must never wait for many: it takes what is there.
+        self._set(1)
+        return enough
 
     def rest(self) -> None:
         """From now on a read waits for one byte, as usual."""

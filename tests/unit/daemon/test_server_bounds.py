@@ -52,7 +52,8 @@ async def test_a_message_that_unpacks_to_much_is_refused_unread(node: Node) -> N
                 await call.write(bomb)
             await call.read()
         code = await call.code()
-    assert code is grpc.StatusCode.UNIMPLEMENTED
+    # INTERNAL where the stream is reset while this client still writes.
+    assert code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
     # The client's own copy of it is in this process too.
     assert psutil.Process().memory_info().rss - before < 200 << 20
 
