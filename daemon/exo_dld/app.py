@@ -178,6 +178,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         tls=tls,
     )
     stack.callback(pool.close)
+    membership.on_down.append(lambda _node, _reason: pool.close_broken())
 
     def locate(pull_id: str, first: int, end: int) -> Sequence[Extent]:
         session = pulls.session(pull_id)

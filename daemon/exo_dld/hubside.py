@@ -23,6 +23,7 @@ class HubSide:
         hub: where files are read from.
         url: a file of the pull, to find the hub by.
         ready: called on the loop when the hub answers.
+        window: gives the most that one request shall ask for; None: all of a lease.
         check: asked once the hub is reached, in a thread; raises where this node may not read there.
         failed: called on the loop with the kind of failure and a text for a person, each time it does not.
     """
@@ -34,12 +35,14 @@ class HubSide:
         url: str,
         ready: Callable[[], None],
         failed: Callable[[LeaseResult, str], None],
+        window: Callable[[], int | None] = lambda: None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._hub = hub
         self._url = url
         self._ready = ready
         self._failed = failed
+        self._window = window
         self._check = check
         self._redirects = RedirectCache()
         self._readers: dict[int, HubReader] = {}
@@ -48,7 +51,7 @@ class HubSide:
     def reader(self, slot: int) -> HubReader:
         """The connection of ``slot``."""
         if slot not in self._readers:
-            self._readers[slot] = HubReader(self._hub.headers_for, redirects=self._redirects)
+            self._readers[slot] = HubReader(self._hub.headers_for, redirects=self._redirects, window=self._window)
         return self._readers[slot]
 
     def probe(self, *, at_once: bool) -> None:

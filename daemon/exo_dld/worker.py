@@ -88,8 +88,7 @@ class Worker:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._manifest, self._want, self._ports = manifest, want, ports
-        self.check, self._revision, self._access = check, revision, access
-        self._helping = helping
+        self.check, self._revision, self._access, self._helping = check, revision, access, helping
         self.store = make_store(self._store_event)
         self._swarm = core.Swarm(
             manifest,
@@ -107,6 +106,7 @@ class Worker:
                 url=hub.file_url(manifest, manifest.blob_of(0).paths[0]),
                 ready=lambda: self.feed(core.HubReady(ok=True)),
                 failed=self._hub_failed,
+                window=pool.hub_window,
                 check=access.check,
             )
         self.testimony = Testimony(self.store, banned=self._banned)

@@ -36,12 +36,12 @@ class HubRange:
         end: int,
         etag: str,
         size: int | None,
-        window_bytes: int | None,
+        window: Callable[[], int | None],
     ) -> None:
         self._exchange = exchange
         self._operation = operation
         self._leave = leave
-        self._window_bytes = window_bytes
+        self._window = window
         self._url = url
         self._etag = etag.lower()
         self._lock = threading.Lock()
@@ -149,7 +149,7 @@ class HubRange:
 
     def ask(self) -> None:
         """Asks for what comes next. `readinto` does it by itself; the first time it is done when the range is made."""
-        window = self._window_bytes
+        window = self._window()
         end = self._end if window is None else min(self._end, self._position + window)
         self._asked_at = self._position
         answer = self._exchange.ask(self._url, self._position, end, self._etag, self._operation)
@@ -235,7 +235,7 @@ class HubReader:
         redirects: shared with the other readers of this node; an own one by default.
         timeouts: of the phases of a request.
         ssl_context: for https; `default_ssl_context` when there is none.
-        window_bytes: the most that one request asks for; None asks for a whole range at once.
+        window: gives the most that the next request asks for (any thread); None asks for a whole range at once.
         receive_buffer_bytes: fixes the socket's receive buffer, and with it what is wasted when a range is cut; None
             leaves it to the system.
     """
@@ -247,7 +247,7 @@ class HubReader:
         redirects: RedirectCache | None = None,
         timeouts: Timeouts | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        window_bytes: int | None = None,
+        window: Callable[[], int | None] = lambda: None,
         receive_buffer_bytes: int | None = None,
     ) -> None:
         self._exchange = Exchange(
@@ -257,7 +257,7 @@ class HubReader:
             ssl_context=ssl_context,
             receive_buffer_bytes=receive_buffer_bytes,
         )
-        self._window_bytes = window_bytes
+        self._window = window
         self._lock = threading.Lock()
         self._in_use = threading.Lock()
         self._in_use_wait_s = 2 * (timeouts or Timeouts()).connect_s
@@ -324,7 +324,7 @@ class HubReader:
             end=end,
             etag=etag,
             size=size,
-            window_bytes=self._window_bytes,
+            window=self._window,
         )
         try:
             if stopped is not None and stopped():

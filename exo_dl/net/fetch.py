@@ -132,9 +132,13 @@ class FetchPool:
         with self._lock:
             return sum(task.bytes_left for task, _ in self._tasks.values())
 
-    def forget_peer(self, address: tuple[str, int]) -> None:
-        """Closes the idle connections to a peer that is gone."""
-        self._connections.forget(address)
+    def hub_window(self) -> int | None:
+        """The most that one request to the hub should ask for now (any thread); None: all that is wanted."""
+        return self._hub_limiter.window_bytes
+
+    def close_broken(self) -> None:
+        """Closes the idle connections that their peers have ended, or that were not used for long."""
+        self._connections.prune()
 
     def hush(self, *, now: bool) -> None:
         """With ``now`` threads that have nothing to do end at once and give up their buffers: memory is short."""

@@ -23,6 +23,7 @@ __all__ = ["Limiter", "LimiterUse", "RateLimit"]
 _BURST_S = 0.05
 _POLL_S = 0.05
 _LEAST_CHUNK_BYTES = 4 << 10
+_LEAST_WINDOW_BYTES = 1 << 20
 _LARGEST_CHUNK_BYTES = 1 << 20
 # What was under way when the rate changed was sized by the old rate, and arrives within this time.
 _FORGIVE_S = 0.2
@@ -45,6 +46,14 @@ class Limiter(Protocol):
 
     def take(self, byte_count: int, *, group: Hashable = None, stopped: Callable[[], bool] = _never) -> float:
         """Pays for bytes that were moved; blocks while there were too many. Returns the seconds that it blocked."""
+        ...
+
+    @property
+    def window_bytes(self) -> int | None:
+        """The most that one request should ask for; None: as much as it likes.
+
+        Under a limit the buffers on the way are full, and all of that is lost where a request is cut short.
+        """
         ...
 
     def worthwhile(self, most: int) -> int:
@@ -111,6 +120,12 @@ class RateLimit:
         if not rate:
             return _LARGEST_CHUNK_BYTES
         return int(min(max(rate * _BURST_S, _LEAST_CHUNK_BYTES), _LARGEST_CHUNK_BYTES))
+
+    @property
+    def window_bytes(self) -> int | None:
+        """See `Limiter`: a second of the rate, 1 MiB at least."""
+        rate = self._rate
+        return max(_LEAST_WINDOW_BYTES, int(rate)) if rate else None
 
     def worthwhile(self, most: int) -> int:
         """See `Limiter`."""

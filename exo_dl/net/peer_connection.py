@@ -344,16 +344,19 @@ class PeerConnections:
         for each in surplus:
             each.close()
 
-    def forget(self, address: tuple[str, int] | None = None) -> None:
-        """Closes the idle connections to a peer, or all of them."""
-        with self._lock:
-            keys = [k for k, c in self._idle.items() if address is None or c.address == address]
-            gone = [self._idle.pop(key) for key in keys]
-        for each in gone:
-            each.close()
+    def prune(self) -> None:
+        """Closes the idle ones that are of no use any more."""
+        now = time.monotonic()
+        self._close_where(lambda each: now - each.idle_since >= _KEEP_S or not each.is_usable())
 
     def close(self) -> None:
         """Closes all idle ones, and every one that is given back later."""
         with self._lock:
             self._closed = True
-        self.forget()
+        self._close_where(lambda _: True)
+
+    def _close_where(self, useless: Callable[[PeerConnection], bool]) -> None:
+        with self._lock:
+            gone = [self._idle.pop(key) for key, each in list(self._idle.items()) if useless(each)]
+        for each in gone:
+            each.close()

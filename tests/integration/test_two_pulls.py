@@ -43,17 +43,15 @@ def test_two_pulls_at_once_get_on_alike(
     if limited:
         nodes[0].json("limit", "--cluster-hub", "6MB/s")
     pulls = [node.launch("pull", each.repo, "--json") for node, each in zip(nodes, models, strict=True)]
-    pulls[0].wait_for(lambda view: view["state"] == "done", what="the first is done", timeout_s=60)
-    other = next(view for view in reversed(pulls[1].documents()) if "bytes_done" in view)
-    share = other["bytes_done"] / other["bytes_wanted"]
-    print(f"when one was done the other was at {share:.0%}")
-    assert share >= 0.6, "with half of the rate it is nearly through as well"
-    for pull in pulls:
-        assert pull.wait()[-1]["state"] == "done"
+    summaries = [pull.wait()[-1] for pull in pulls]
+    assert [summary["state"] for summary in summaries] == ["done", "done"]
+    sooner, later = sorted(summary["wall_s"] for summary in summaries)
+    # Where one had come to 60 % when the other was done, and had all of the rate from then on: 2 / (1 + 0.6).
+    print(f"{sooner:.2f} s and {later:.2f} s")
+    assert later <= 1.25 * sooner
     for node in nodes:
         for each in models:
             check_copy(each, node.home)
     hub.settle()
     served = summarize(read_requests(tmp_path / "access.log")).total_bytes
-    # Under a limit the buffers of a connection are full when its lease is cut: of small models that is much.
-    assert served <= 1.02 * sum(each.size_bytes for each in models) + (4 << 20)
+    assert served <= 1.02 * sum(each.size_bytes for each in models) + (2 << 20)

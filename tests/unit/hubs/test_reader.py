@@ -50,7 +50,7 @@ def test_bytes_land_in_the_callers_buffer(reader_for: ReaderFor, hub: LocalHub) 
 
 
 def test_windows_ask_for_a_part_at_a_time(reader_for: ReaderFor, hub: LocalHub) -> None:
-    opened = reader_for(hub, window_bytes=300_000).open_range(url_of(hub), 100, 700_100)
+    opened = reader_for(hub, window=lambda: 300_000).open_range(url_of(hub), 100, 700_100)
     assert opened.asked_end == 300_100
     assert read(opened) == content_of(hub)[100:700_100]
     ranges = [record["range"] for record in records_of(hub)]
@@ -72,7 +72,7 @@ def test_a_range_that_is_cut_short_ends_there(reader_for: ReaderFor, hub: LocalH
 
 
 def test_what_lies_past_the_cut_is_not_asked_for(reader_for: ReaderFor, hub: LocalHub) -> None:
-    opened = reader_for(hub, window_bytes=200_000).open_range(url_of(hub), 0, 1_000_000)
+    opened = reader_for(hub, window=lambda: 200_000).open_range(url_of(hub), 0, 1_000_000)
     assert opened.limit(300_000) == 300_000
     assert read(opened) == content_of(hub)[:300_000]
     assert [record["range"] for record in records_of(hub)] == ["bytes=0-199999", "bytes=200000-299999"]
@@ -177,7 +177,7 @@ def test_odd_but_honest_answers_give_the_right_bytes(
     reader_for: ReaderFor, hub: LocalHub, kind: str, window_bytes: int | None
 ) -> None:
     hub.fault(kind)
-    reader = reader_for(hub, window_bytes=window_bytes)
+    reader = reader_for(hub, window=lambda: window_bytes)
     for first, end in ((0, 100_000), (150_000, 300_000)):
         assert read(reader.open_range(url_of(hub), first, end, etag=etag_of(hub))) == content_of(hub)[first:end]
 

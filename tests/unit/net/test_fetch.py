@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from blake3 import blake3
 
+from bench.cluster import wait_until
 from exo_dl.core.swarm import FetchResult
 from exo_dl.net import fetch
 from exo_dl.net.fetch import FetchPool, JobEnded, PeerJob, PieceDone, PieceTarget
@@ -51,8 +53,18 @@ def test_connections_are_used_again(node: Node, content: Content) -> None:
         for first in range(3):
             assert node.result_of(node.fetch(server.port, first, first + 1)) is FetchResult.DONE
         assert server.stats().connections == 1
-        node.pool.forget_peer(("127.0.0.1", server.port))
+        node.pool.close_broken()
         assert node.result_of(node.fetch(server.port, 3, 4)) is FetchResult.DONE
+        assert server.stats().connections == 1
+    port = server.port
+
+    def kept() -> list[str]:
+        every = psutil.Process().net_connections("tcp")
+        return [each.status for each in every if each.raddr and each.raddr.port == port]
+
+    wait_until(lambda: kept() == [psutil.CONN_CLOSE_WAIT], timeout_s=5, what="the peer's end of the connection")
+    node.pool.close_broken()
+    assert kept() == []
 
 
 def test_a_connection_that_the_peer_closed_meanwhile_is_no_failure(
