@@ -82,7 +82,8 @@ def select(spec: PullSpec, node: str) -> Selection:
         return Selection.of_pieces(spec.manifest, pieces)
     wants = spec.placement.of(node)
     whole = frozenset(blob.index for blob in spec.manifest.blobs if wants.whole.intersection(blob.paths))
-    return Selection(pieces, whole, wants.parts, sparse=spec.layout == "sparse", note=wants.note)
+    divided = bool(wants) and any(key in wants.note for key in ("layers", "experts"))
+    return Selection(pieces, whole, wants.parts, folder=divided, sparse=spec.layout == "sparse", note=wants.note)
 
 
 def spec_from_offer(offer: pb.PullOffer) -> PullSpec:

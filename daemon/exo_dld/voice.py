@@ -66,7 +66,7 @@ class Voice:
         self._told: set[str] = set()
         self._asked: dict[str, float] = {}
         self._announcing = Announcing(worker.swarm)
-        self._neighbourhood = Neighbourhood(spec.pull_id, me)
+        self._neighbourhood = Neighbourhood(spec.pull_id, me, alike=spec.placement is None)
         self._later_timer: asyncio.TimerHandle | None = None
         self._closed = False
 

@@ -24,10 +24,13 @@ class Neighbourhood:
     Args:
         pull_id: the pull: other pulls have other neighbours.
         node: the node.
+        alike: all nodes want the same pieces, so each passes on what its neighbours want. Where they do not, only the
+            few that want a piece would pass it on, and these need not be neighbours: everyone is told then.
     """
 
-    def __init__(self, pull_id: str, node: str) -> None:
+    def __init__(self, pull_id: str, node: str, *, alike: bool = True) -> None:
         self._pull_id = pull_id
+        self._alike = alike
         self._node = node
         self._nodes: frozenset[str] = frozenset()
         self._rings: list[list[tuple[bytes, str]]] = [[] for _ in range(_RINGS)]
@@ -35,7 +38,7 @@ class Neighbourhood:
 
     def among(self, others: Collection[str]) -> tuple[str, ...]:
         """The neighbours among ``others``, which take part and do not include the node itself."""
-        if len(others) < ALL_UP_TO:
+        if len(others) < ALL_UP_TO or not self._alike:
             return tuple(others)
         nodes = frozenset(others)
         if nodes != self._nodes:

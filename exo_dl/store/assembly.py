@@ -171,7 +171,7 @@ class Assembly:
         self.library.remember(remembered)
         paths = {p for slot in full for p in slot.blob.paths}
         m, name = self.manifest, self.layout.name
-        if self.selection.parts:
+        if self.selection.parts or self.selection.folder:
             sources = part_sources(self.slots, m, (*self.selection.parts, *sorted(paths)), self.whole_fd)
             base = self.layout.parts_folder(m, self._node_id)
             path = write_parts(self.layout.folder, base, m, self.selection, sources, self._stop)

@@ -1,4 +1,4 @@
-"""Layers on machines of different memory: what the hub serves, and what lands on disk."""
+"""Placements on machines of different memory: what the hub serves, what lands on disk, and a late machine."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def check_parts(lab: Lab, names: list[str], model: LabModel) -> dict[str, int]:
     return counts
 
 
-def test_layers_by_memory(make_lab: MakeLab, model: LabModel) -> None:
-    lab = make_lab(plans(*[HUB_MBIT] * 4))
+def test_layers_by_memory_and_a_fifth_machine(make_lab: MakeLab, model: LabModel) -> None:
+    lab = make_lab(plans(*[HUB_MBIT] * 5))
     names = list(MEMORY)
     first, *_ = lab.start(names)
     summary = first.json("pull", model.repo, "--place", "layers", *memory(MEMORY))[-1]
@@ -72,3 +72,14 @@ def test_layers_by_memory(make_lab: MakeLab, model: LabModel) -> None:
     # Everybody together wants all of it: no piece twice, and none for nobody.
     assert served.total_bytes - served.twice_bytes <= 1.01 * model.size_bytes
     assert served.total_bytes <= 1.02 * model.size_bytes, served
+
+    mark = lab.mark()
+    lab.start(["n5"])
+    again = first.json("pull", model.repo, "--place", "layers", "--replan", *memory(MEMORY | {"n5": "64GiB"}))[-1]
+    assert again["state"] == "done"
+    counts = check_parts(lab, [*names, "n5"], model)
+    assert counts["n5"] > 0
+    assert again["bytes_from_hub"] == 0
+    assert summarize(lab.requests(since=mark)).total_bytes <= 3 * (16 << 10), "headers alone; layers move over the LAN"
+    moved = sum(node["bytes_from_peers"] for node in again["nodes"])
+    assert moved < 0.75 * model.size_bytes, "most layers stay where they are"

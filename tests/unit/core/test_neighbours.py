@@ -50,3 +50,8 @@ def test_who_comes_and_goes_changes_little() -> None:
     assert gone not in without
     assert before - {gone} <= without
     assert set(mine.among(nodes)) == before == set(Neighbourhood("pull", "me").among(nodes[::-1]))
+
+
+def test_where_nodes_want_different_pieces_everyone_is_told() -> None:
+    nodes = [f"n{i}" for i in range(4 * ALL_UP_TO)]
+    assert set(Neighbourhood("pull", "n0", alike=False).among(nodes[1:])) == set(nodes[1:])
