@@ -23,8 +23,8 @@ class Selection:
         whole: the blobs, by index, that are published whole.
         parts: path -> byte ranges (begin, end) of files of which only tensors in these ranges are wanted; their header
             is among the ranges.
-        folder: the node gets a folder that is valid in itself, as always where there are ``parts``. A share that happens
-            to be whole files has one too, or a former share's folder would stay.
+        folder: the node gets a folder that is valid in itself, as where there are ``parts``. A share that happens to be
+            whole files has one too, or a former share's folder would stay.
         spare: pieces that others want: this node may hold them while the pull runs.
         sparse: parts keep their place in a file of the original size, instead of moving into a smaller one.
         note: what `exo_dl.json` says of the placement.
