@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from exo_dl.core.manifest import Blob, Manifest
-from exo_dl.errors import FormatError, HubError, UnknownStructureError
+from exo_dl.errors import FormatError, HubError, IntegrityError, UnknownStructureError
 from exo_dl.formats import safetensors
 from exo_dl.formats.tensors import FileStructure, ModelStructure
 from exo_dl.formats.weights import is_weights, weight_sets
 from exo_dl.hubs.base import Hub
 from exo_dl.hubs.reader import HubReader, RedirectCache
+from exo_dl.store.verify import BlobHasher
 
 __all__ = ["Structure", "read_structure"]
 
@@ -122,16 +123,24 @@ class _Files:
         return safetensors.parse_header(data, blob.size, file=path)
 
     def whole(self, path: str) -> bytes:
-        """A small file."""
+        """A small file, with the digest that the hub lists: what is found here may be damaged, or not yet all there."""
         blob = self._blobs[path]
         if blob.size > safetensors.MAX_INDEX_BYTES:
             raise FormatError(f"{path!r} has {blob.size} bytes: too large for what it should be.")
         for place in self._local(blob):
             try:
-                return place.read_bytes()
+                with open(place, "rb") as file:
+                    data = file.read(blob.size + 1)
             except OSError:
                 continue
-        return self._read(path, 0, blob.size) if blob.size else b""
+            if _is_content(blob, data):
+                return data
+        data = self._read(path, 0, blob.size) if blob.size else b""
+        if not _is_content(blob, data):
+            raise IntegrityError(
+                f"{path!r} does not have the digest that the hub lists for it.", hint="Try again later."
+            )
+        return data
 
     def config(self, path: str) -> Mapping[str, Any] | None:
         """``config.json``; None where there is none that can be read as one."""
@@ -159,3 +168,9 @@ class _Files:
             return bytes(data)
         finally:
             reader.close()
+
+
+def _is_content(blob: Blob, data: bytes) -> bool:
+    digest = BlobHasher(blob.digest, blob.size)
+    digest.update(data)
+    return digest.matches()
