@@ -52,9 +52,6 @@ class _SocketStream(io.RawIOBase):
     def gather(self, byte_count: int) -> bool:
         return self._gather.wait(byte_count)
 
-    def rest(self) -> None:
-        self._gather.rest()
-
     def readable(self) -> bool:
         return True
 
@@ -92,7 +89,6 @@ class _SizedBody:
         if sure > 0:
             return self._stream.raw.gather(min(byte_count, sure))
         # Nothing can be promised: what was received so far is not held back for it.
-        self._stream.raw.rest()
         return False
 
     def readinto(self, buffer: memoryview) -> int:
@@ -268,7 +264,6 @@ class Connection:
         if any("\r" in line or "\n" in line for line in lines):
             raise HubError("A header or URL has a line break.")
         self._raw.deadline = time.monotonic() + self._timeouts.first_byte_s
-        self._raw.rest()
         self._sock.settimeout(self._timeouts.first_byte_s)
         self._sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         status, minor, answered = self._read_head()

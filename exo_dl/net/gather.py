@@ -28,7 +28,6 @@ class Gather:
         self._sock = sock
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._least = 1
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
 
     def wait(self, byte_count: int) -> bool:
@@ -39,18 +38,12 @@ class Gather:
         """
         if self._tls is not None and self._tls.pending():
             return True
-        self._set(max(1, byte_count))
+        self._wake_for(max(1, byte_count))
         enough = bool(self._poll.poll(LONGEST_S * 1000))
         # The read itself must never wait for many: it takes what is there.
-        self._set(1)
+        self._wake_for(1)
         return enough
 
-    def rest(self) -> None:
-        """From now on a read waits for one byte, as usual."""
-        self._set(1)
-
-    def _set(self, least: int) -> None:
-        if least != self._least:
-            self._least = least
-            with contextlib.suppress(OSError):  # then a read wakes too often, and no more than that
-                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, least)
+    def _wake_for(self, byte_count: int) -> None:
+        with contextlib.suppress(OSError):  # then a read wakes too often, and no more than that
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, byte_count)

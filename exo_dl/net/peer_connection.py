@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from exo_dl.core.swarm import FetchResult
-from exo_dl.errors import ProtocolError
+from exo_dl.errors import ProtocolError, StorageError
 from exo_dl.net.gather import Gather
 from exo_dl.net.http_head import MAX_HEAD_BYTES, parse_answer
 from exo_dl.net.piece_tls import PieceTls, shut_down
@@ -152,7 +152,6 @@ class PeerConnection:
         lines += [f"{name}: {value}" for name, value in headers.items()]
         until = time.monotonic() + timeout_s
         self.set_timeout(timeout_s)
-        self._gather.rest()
         try:
             self._sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
         except OSError as error:
@@ -272,7 +271,11 @@ def _encrypt(sock: socket.socket, tls: PieceTls | None, node_id: str, until: flo
     if tls is None:
         sock.close()
         raise JobStopped(FetchResult.FAILED, "This fetch needs TLS, and there is none.")
-    wrapped = tls.connect(sock, node_id)
+    try:
+        wrapped = tls.connect(sock, node_id)
+    except StorageError as error:
+        sock.close()
+        raise JobStopped(FetchResult.FAILED, error.what) from error
     try:
         wrapped.settimeout(max(0.001, until - time.monotonic()))
         wrapped.do_handshake()

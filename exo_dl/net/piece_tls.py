@@ -16,12 +16,11 @@ import threading
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.x509.oid import NameOID
 
 from exo_dl.errors import StorageError
-from exo_dl.net.identity import Identity
+from exo_dl.net.identity import Identity, certified_node
 
-__all__ = ["CLIENT_HELLO", "PieceTls", "peer_name", "shut_down"]
+__all__ = ["CLIENT_HELLO", "PieceTls", "peer_node", "shut_down"]
 
 CLIENT_HELLO = b"\x16"
 """The first byte that a TLS client sends (RFC 8446, 5.1: a handshake record); no HTTP request begins with it."""
@@ -90,13 +89,17 @@ def _load(context: ssl.SSLContext, key: bytes, certificate: bytes) -> None:
         raise StorageError(f"The node's certificate cannot be loaded: {error}.", hint=hint) from error
 
 
-def peer_name(sock: ssl.SSLSocket) -> str:
-    """The node id in the other side's certificate, which was checked; "" where there is none."""
+def peer_node(sock: ssl.SSLSocket) -> str | None:
+    """The node that the other side's certificate, which was checked, stands for; None where it is no member's."""
     data = sock.getpeercert(binary_form=True)
     if data is None:
-        return ""
-    names = x509.load_der_x509_certificate(data).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else ""
+        return None
+    try:
+        extensions = x509.load_der_x509_certificate(data).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return None
+    return certified_node(names.get_values_for_type(x509.DNSName))
 
 
 def shut_down(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import ssl
 
+from exo_dl.errors import StorageError
 from exo_dl.net.http_head import MAX_HEAD_BYTES
-from exo_dl.net.piece_tls import CLIENT_HELLO, PieceTls, peer_name
+from exo_dl.net.piece_tls import CLIENT_HELLO, PieceTls, peer_node
 
 __all__ = ["ServedConnection"]
 
@@ -52,7 +53,10 @@ class ServedConnection:
             self._begun = True
             if first == CLIENT_HELLO and self._tls is not None:
                 self.sock.setblocking(False)
-                self.sock = self._tls.serve(self.sock)
+                try:
+                    self.sock = self._tls.serve(self.sock)
+                except StorageError as error:  # no place for the key: those who come in clear are served all the same
+                    raise ConnectionAbortedError(error.what) from error
                 self._handshaking = True
         sock = self.sock
         if not isinstance(sock, ssl.SSLSocket):
@@ -61,7 +65,9 @@ class ServedConnection:
             if self._handshaking:
                 sock.do_handshake()
                 self._handshaking = False
-                self.node = peer_name(sock)
+                if (node := peer_node(sock)) is None:
+                    raise ConnectionAbortedError("a certificate of this cluster that is no member's")
+                self.node = node
             return sock.recv(_READ_BYTES)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise BlockingIOError from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from exo_dl.net.identity import Identity, new_node_id, new_secret
 from exo_dl.net.jobs import PeerJob
 from exo_dl.net.piece_server import PieceServer, piece_path
 from exo_dl.net.piece_tls import PieceTls
+from exo_dl.net.readers import issue
 from exo_dl.net.tickets import TicketSigner, authorizer
 from tests.unit.net.data_plane import KEY, MIXED_SIZES, PULL, Content, Node, read_answer, request, serving
 
@@ -198,3 +200,32 @@ def test_a_fetch_over_tls_is_cancelled_at_once(member: Node, content: Content) -
         stop.set()
         thread.join(5)
         listener.close()
+
+
+def test_a_read_only_ticket_opens_nothing_here(content: Content, tmp_path: Path) -> None:
+    """The cluster's authority signs those too. Even with a good ticket for pieces nothing is answered."""
+    ticket = issue(Identity(SECRET, CLIENT), days=1)
+    pem = tmp_path / "ticket.pem"
+    pem.write_text(ticket.pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=ticket.authority.decode())
+    context.load_cert_chain(pem)
+    with gated(content) as server:
+        plain = socket.create_connection(("127.0.0.1", server.port), 5)
+        with contextlib.suppress(OSError), context.wrap_socket(plain, server_hostname=SERVER) as sock:
+            sock.sendall(request(piece_path(PULL, 0, 1), CLIENT))
+            assert sock.recv(1) == b""
+        assert server.stats().requests == 0
+
+
+def test_where_a_key_cannot_be_loaded_those_in_clear_are_still_served(
+    node: Node, member: Node, content: Content, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(content, tls=tls_of(SERVER)) as server:
+        monkeypatch.setattr(tempfile, "tempdir", "/proc/no-such-folder")
+        assert member.result_of(fetch(member, server.port, 0, 1)) is FetchResult.FAILED
+        with socket.create_connection(("127.0.0.1", server.port), 5) as hello:
+            hello.sendall(b"\x16\x03\x01")
+            with contextlib.suppress(ConnectionResetError):
+                assert hello.recv(1) == b"", "the connection is closed"
+        assert node.result_of(node.fetch(server.port, 0, 1)) is FetchResult.DONE
