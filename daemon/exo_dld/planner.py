@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from exo_dl.core.manifest import Blob, Manifest
+from exo_dl.core.placement import place_files, place_full, place_none
 from exo_dl.core.plan import NodePlan, NodeRoom, Plan
 from exo_dl.core.planfile import FilePlan, NodeLines, parse_plan
 from exo_dl.core.wants import NodeWants, Wants
@@ -143,7 +144,7 @@ class Planner:
         if not nodes and place != "none":
             raise UsageError("No node is left that gets anything.")
         if place == "full" and not helpers:
-            return Planned(None, _full(manifest, nodes), rooms, ())
+            return Planned(None, place_full(_sizes(manifest), nodes), rooms, ())
         plan, headers, notes = await self._divide(place, asked, manifest, resolved, nodes, rooms)
         wants = {n: self._wants(place, manifest, plan, plan.nodes[n], n, headers) for n in plan.nodes}
         wants |= {n: NodeWants(note={"placement": "none"}) for n in helpers}
@@ -160,9 +161,9 @@ class Planner:
     ) -> tuple[Plan, Mapping[str, int], tuple[str, ...]]:
         """The plan, the bytes of each divided file's header, and notes."""
         if place == "full":
-            return _full(manifest, nodes), {}, ()
+            return place_full(_sizes(manifest), nodes), {}, ()
         if place == "none":
-            return Plan("none", {node: NodePlan() for node in nodes}), {}, ()
+            return place_none(nodes) if nodes else Plan("none", {}), {}, ()
         if place == "files":
             return self._files(asked, manifest, nodes), {}, ()
         hub = self._hub_for(resolved.endpoint)
@@ -182,7 +183,7 @@ class Planner:
                 name_of=self._name_of,
             )
         except UnknownStructureError as error:
-            return _full(manifest, nodes), {}, (f"{error.what} Every node gets all of it.",)
+            return place_full(_sizes(manifest), nodes), {}, (f"{error.what} Every node gets all of it.",)
         return plan, headers, (structure.note,) if structure.note else ()
 
     async def _from_file(
@@ -203,12 +204,7 @@ class Planner:
             if not any(fnmatchcase(f.path, want.glob) for f in manifest.files):
                 raise UsageError(f"No file of {manifest.repo} matches --want {want.node}={want.glob!r}.")
             globs[node].append(want.glob)
-        sizes = {f.path: f.size for f in manifest.files}
-        plans = {}
-        for node, patterns in globs.items():
-            files = tuple(sorted(path for path in sizes if any(fnmatchcase(path, glob) for glob in patterns)))
-            plans[node] = NodePlan(files=files, size=sum(sizes[path] for path in files))
-        return Plan("files", plans)
+        return place_files(_sizes(manifest), nodes, globs)
 
     def _file(self, text: str, rooms: Mapping[str, NodeRoom]) -> FilePlan:
         """A plan file with node ids for the names in it."""
@@ -235,7 +231,7 @@ class Planner:
             note |= {"layers": [list(run) for run in node.layers], "layer_count": plan.layer_count}
         if node.experts:
             note["experts"] = {str(layer): [list(run) for run in runs] for layer, runs in sorted(node.experts.items())}
-        sizes = {f.path: f.size for f in manifest.files}
+        sizes = _sizes(manifest)
         whole, parts = set(node.files), {}
         for path, ranges in node.ranges.items():
             joined: list[tuple[int, int]] = []
@@ -324,9 +320,8 @@ def _key(manifest: Manifest, place: str) -> str:
     return f"placement/{manifest.repo_type}/{manifest.repo}/{place}"
 
 
-def _full(manifest: Manifest, nodes: Sequence[str]) -> Plan:
-    files = tuple(f.path for f in manifest.files)
-    return Plan("full", {node: NodePlan(files=files, size=manifest.total_bytes) for node in nodes})
+def _sizes(manifest: Manifest) -> dict[str, int]:
+    return {entry.path: entry.size for entry in manifest.files}
 
 
 def _experts_text(part: NodePlan) -> str:

@@ -19,8 +19,6 @@ from exo_dl.core.plan import (
     Runs,
     Sliced,
     merge_ranges,
-    node_pieces,
-    want_pieces,
 )
 from exo_dl.core.split import Claim, Cut, split
 from exo_dl.errors import NoRoomError, PlacementError
@@ -31,14 +29,12 @@ __all__ = [
     "Part",
     "Plan",
     "Sliced",
-    "node_pieces",
     "node_plan",
     "place_experts",
     "place_files",
     "place_full",
     "place_layers",
     "place_none",
-    "want_pieces",
 ]
 
 # Of a node's memory, what weights may take: the rest is for the system, activations and the cache of keys and values.

@@ -23,7 +23,6 @@ __all__ = [
     "Sliced",
     "merge_ranges",
     "merge_runs",
-    "node_pieces",
     "want_pieces",
 ]
 
@@ -182,14 +181,3 @@ def want_pieces(manifest: Manifest, ranges: ByteRanges) -> int:
                 first = blob.first_piece + begin // blob.piece_size
                 wanted |= mask(first, blob.first_piece + -(-end // blob.piece_size))
     return wanted
-
-
-def node_pieces(manifest: Manifest, plan: NodePlan) -> int:
-    """The set of pieces that a node wants by its plan: those of its ranges and of its whole files."""
-    sizes = {entry.path: entry.size for entry in manifest.files}
-    whole: dict[str, tuple[tuple[int, int], ...]] = {}
-    for path in plan.files:
-        if path not in sizes:
-            raise PlacementError(f"The plan names the file {path!r}, which is not among those that are pulled.")
-        whole[path] = ((0, sizes[path]),)
-    return want_pieces(manifest, plan.ranges) | want_pieces(manifest, whole)

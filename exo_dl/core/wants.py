@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from exo_dl.core.manifest import Manifest
-from exo_dl.core.pieces import mask
+from exo_dl.core.plan import want_pieces
 from exo_dl.errors import ProtocolError
 
 __all__ = ["MAX_DOCUMENT_BYTES", "NodeWants", "Wants"]
@@ -42,15 +42,8 @@ class NodeWants:
 
     def pieces(self, manifest: Manifest) -> int:
         """The pieces that cover it, as a set."""
-        bits = 0
-        for blob in manifest.blobs:
-            for path in blob.paths:
-                if path in self.whole:
-                    bits |= mask(blob.first_piece, blob.end_piece)
-                for begin, end in self.parts.get(path, ()):
-                    last = min(-(-end // blob.piece_size), blob.piece_count)
-                    bits |= mask(blob.first_piece + begin // blob.piece_size, blob.first_piece + last)
-        return bits
+        whole = {entry.path: ((0, entry.size),) for entry in manifest.files if entry.path in self.whole}
+        return want_pieces(manifest, {**self.parts, **whole})
 
 
 @dataclass(frozen=True)

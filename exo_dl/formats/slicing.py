@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from exo_dl.core.plan import LayerParts, NodePlan, Part, Sliced
+from exo_dl.core.plan import LayerParts, Part, Sliced
 from exo_dl.formats.layers import LayerMap
 from exo_dl.formats.tensors import ModelStructure, Tensor
 
-__all__ = ["kept_tensors", "slice_model"]
+__all__ = ["slice_model"]
 
 
 def slice_model(structure: ModelStructure, layers: LayerMap, files: Mapping[str, int]) -> Sliced:
@@ -33,10 +33,3 @@ def slice_model(structure: ModelStructure, layers: LayerMap, files: Mapping[str,
 
 def _part(tensor: Tensor) -> Part:
     return Part(tensor.name, tensor.file, tensor.begin, tensor.end)
-
-
-def kept_tensors(structure: ModelStructure, plan: NodePlan) -> dict[str, tuple[Tensor, ...]]:
-    """The tensors that a node keeps of files that it does not keep whole: file -> tensors by their place in it."""
-    names = set(plan.tensors)
-    kept = {path: tuple(t for t in file.tensors if t.name in names) for path, file in structure.files.items()}
-    return {path: tensors for path, tensors in kept.items() if tensors}

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from exo_dl.core.manifest import FileEntry, Manifest
 from exo_dl.core.placement import NodeRoom, place_experts, place_files, place_full, place_layers, place_none
 from exo_dl.core.plan import LayerParts, Part, Plan, Sliced, merge_ranges, want_pieces
-from exo_dl.core.plan_document import from_document, plan_from_document, to_document
 from exo_dl.core.split import Claim, split, targets
 from exo_dl.errors import NoRoomError, PlacementError
 
@@ -63,8 +62,6 @@ def test_layers_cover_the_model_once_in_proportion_and_the_order_of_nodes_does_n
         assert node.size == sum(p.size for p in parts) + 3
         assert node.files == ("config.json",)
     assert at == len(sizes)
-    assert from_document(to_document(plan)) == plan
-    assert list(from_document(to_document(plan)).nodes) == list(plan.nodes)
     assert place_layers(model, nodes, previous=plan) == plan
 
 
@@ -148,7 +145,6 @@ def test_experts_are_on_one_node_each_and_the_rest_on_all(sizes: list[int], expe
     held = [name for node in plan.nodes.values() for name in node.tensors if name not in shared]
     assert sorted(held) == sorted(f"l{n}.e{e}" for n, e in product(range(len(sizes)), range(experts)))
     assert all(shared <= set(node.tensors) for node in plan.nodes.values())
-    assert from_document(to_document(plan)) == plan
     assert place_experts(model, nodes, previous=plan) == plan
 
 
@@ -216,62 +212,3 @@ def test_files_by_globs_everything_and_nothing() -> None:
     for bad in ([], ["x", "x"]):
         with pytest.raises(PlacementError):
             place_full(files, bad)
-
-
-def test_a_plan_file_says_layers_experts_tensors_and_files() -> None:
-    model, files = model_of([10] * 6, experts=4), {"m.safetensors": 999, "config.json": 3, "notes.txt": 2}
-    document = {"once": True, "nodes": {"a": {"layers": ["0-2"], "files": ["*.txt"]}, "b": {"layers": "3-5"}}}
-    plan = plan_from_document(document, model, files, ["a", "b", "c"])
-    assert plan.nodes["a"].layers == ((0, 3),) and plan.nodes["a"].files == ("config.json", "notes.txt")
-    assert {"embed", "l2.e3", "rope"} <= set(plan.nodes["a"].tensors) and "head" in plan.nodes["b"].tensors
-    assert plan.nodes["c"].size == 0
-    assert from_document(to_document(plan)) == plan
-    halves = {"nodes": {"a": {"experts": "0-1"}, "b": {"experts": ["2", 3]}}}
-    assert plan_from_document(halves, model, files).nodes["b"].experts == {n: ((2, 4),) for n in range(6)}
-
-
-@pytest.mark.parametrize(
-    ("document", "says"),
-    [
-        ({"nodes": {"stranger": {"all": True}}}, "no node of this pull"),
-        ({"nodes": {"a": {"layers": "0-2"}}}, "no node keeps the tensor 'l3'"),
-        ({"once": True, "nodes": {"a": {"layers": "0-3"}, "b": {"layers": "3-5"}}}, "keep the tensor 'l3'"),
-        ({"nodes": {"a": {"layers": "0-9"}}}, "there are 6"),
-        ({"nodes": {"a": {"layers": "x"}}}, "not of the form"),
-        ({"nodes": {"a": {"tensors": ["gone*"]}}}, "nothing matches"),
-        ({"nodes": {"a": {"layer": "0"}}}, "'layer'"),
-        ({"nodes": {"a": {"all": "yes"}}}, "true or false"),
-        ({"node": {}}, "'node'"),
-        ([], "no table"),
-    ],
-)
-def test_a_plan_file_that_cannot_be_carried_out_is_refused(document: object, says: str) -> None:
-    with pytest.raises(PlacementError, match=says):
-        plan_from_document(document, model_of([10] * 6), {"config.json": 3}, ["a", "b"])
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"version": 2}, "another version"),
-        ({"order": ["a"]}, "each node once"),
-        ({"layer_count": -1}, "whole number"),
-        ({"nodes": 3}, "no table"),
-    ],
-)
-def test_a_document_from_outside_is_checked(change: dict[str, object], says: str) -> None:
-    document = to_document(held(model_of([1000] * 4)))
-    with pytest.raises(PlacementError, match=says):
-        from_document(document | change)
-    for key, value in (
-        ("layers", [[3, 9]]),
-        ("layers", [[2, 1]]),
-        ("ranges", {"../x": [[0, 1]]}),
-        ("ranges", {"m": [[5, 9], [7, 12]]}),
-        ("files", ["b", "a"]),
-        ("size", True),
-        ("experts", {"99": [[0, 1]]}),
-    ):
-        spoilt = {**document, "nodes": {**document["nodes"], "a": {**document["nodes"]["a"], key: value}}}
-        with pytest.raises(PlacementError, match="cannot be read"):
-            from_document(spoilt)
