@@ -32,6 +32,7 @@ _RUNS_LOOKED_AT = 64
 _TWICE_PART, _CUT_PART = 0.009, 0.005  # of all that is needed
 _UNDER_WAY_S = 0.12
 _LARGE_GAIN_S = 0.5
+_LEAST_CUT_BYTES = 1 << 20
 
 
 @dataclass(slots=True)
@@ -137,11 +138,12 @@ class ReadTwice:
     def cut(self, rate: float, first: int, end: int, saved_s: float) -> bool:
         """Pieces ``first <= i < end`` shall be taken from a lease that is read at ``rate``. Notes it where it may be.
 
-        The hub has sent on by then what the sockets on the way had room for. That is worth it at any time where it
-        saves ``saved_s`` of more than half a second.
+        The hub has sent on by then what the sockets on the way had room for. Where that saves ``saved_s`` of more than
+        half a second it may be twice as much in all.
         """
         waste = min(rate * _UNDER_WAY_S, self._costs.run(first, end))
-        if self._cut + waste > self._costs.of(self._needed()) * _CUT_PART and saved_s < _LARGE_GAIN_S:
+        allowed = max(_LEAST_CUT_BYTES, self._costs.of(self._needed()) * _CUT_PART)
+        if self._cut + waste > allowed * (2 if saved_s >= _LARGE_GAIN_S else 1):
             return False
         self._cut += waste
         return True

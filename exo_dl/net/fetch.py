@@ -26,7 +26,7 @@ from exo_dl.net.lanes import Batcher, Lane
 from exo_dl.net.limits import Limiter, RateLimit
 from exo_dl.net.peer_connection import Answer, ConnectionLostError, PeerConnection, PeerConnections, connect
 from exo_dl.net.piece_tls import PieceTls
-from exo_dl.net.receive import JobStopped, PieceSink, Task, fill
+from exo_dl.net.receive import HUB_FILL_BYTES, PEER_FILL_BYTES, JobStopped, PieceSink, Task, fill
 from exo_dl.net.tickets import TIME_HEADER
 
 __all__ = ["FetchEvent", "FetchPool", "HubJob", "JobEnded", "PeerJob", "PieceDone", "PieceTarget", "Timeouts"]
@@ -207,13 +207,13 @@ class FetchPool:
     def _pump(self, task: Task, source: Source, sink: PieceSink, buffer: memoryview) -> bool:
         """Receives until the task is finished; False when the stream ended before."""
         until = float("inf")
-        limiter = self._hub_limiter
+        limiter, least = self._hub_limiter, HUB_FILL_BYTES
         if isinstance(task.job, PeerJob):
-            limiter = self._peer_limiter
+            limiter, least = self._peer_limiter, PEER_FILL_BYTES
             allowed_s = self._timeouts.stall_s + task.bytes_left / self._timeouts.slowest_bytes_per_s
             until = time.monotonic() + allowed_s
         while not task.finished:
-            count = fill(source, buffer[: min(task.bytes_left or 1, limiter.chunk_bytes)])
+            count = fill(source, buffer[: min(task.bytes_left or 1, limiter.chunk_bytes)], least)
             if not count:
                 return task.finished
             until += limiter.take(count, group=task.job.group, stopped=lambda: task.cancelled or task.finished)
