@@ -151,7 +151,7 @@ def raise_for_end(pull: Pull) -> None:
     if pull.nodes:
         what += f": {len(lacking)} of {len(pull.nodes)} nodes lack the model"
     lines = [f"{node.name}: {node.error or node.state}" for node in lacking]
-    if pull.error and pull.error not in (node.error for node in lacking):
+    if pull.error and not all(node.error and node.error in pull.error for node in lacking):
         lines.insert(0, pull.error)
     lines.append("What was verified is kept: the same command goes on from there.")
     raise PullFailedError(f"{what}.", hint="\n".join(clean(line) for line in lines))

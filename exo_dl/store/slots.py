@@ -17,6 +17,7 @@ from exo_dl.store.folder import Folder, disk_errors
 from exo_dl.store.library import HeldBlob
 from exo_dl.store.osfile import Graveyard
 from exo_dl.store.partfile import PartBusyError, PartFile
+from exo_dl.store.verify import is_content
 
 __all__ = ["PieceTable", "ReadFiles", "Slot", "Stage", "end_claim", "evict_pieces", "leave_part", "piece_set"]
 
@@ -205,10 +206,15 @@ class ReadFiles:
         """Takes ``fd``, until now a part's, over for reading: the same number, from now on read-only, of ``source``."""
         reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         status, own = os.fstat(reading), os.fstat(fd)
-        # A place that was there before is another file of the same content.
+        # A place that was there before is another file of the same content. So is what another node that shares the
+        # folder has put there since; anybody else's file is read before it is believed.
         if source not in slot.in_place and (status.st_dev, status.st_ino) != (own.st_dev, own.st_ino):
-            os.close(reading)
-            raise OSError(errno.ESTALE, "another file was put in its place")
+            try:
+                if status.st_size != slot.blob.size or not is_content(reading, slot.blob):
+                    raise OSError(errno.ESTALE, "another file was put in its place")
+            except BaseException:
+                os.close(reading)
+                raise
         with self._lock:
             os.dup2(reading, fd, inheritable=False)
             os.close(reading)

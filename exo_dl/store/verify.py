@@ -20,7 +20,7 @@ from exo_dl.core.manifest import Blob
 from exo_dl.store.osfile import start_writeback
 from exo_dl.store.threads import Threads
 
-__all__ = ["BlobHasher", "VerifyPool", "WriteBack", "read_chunks", "scan_pieces"]
+__all__ = ["BlobHasher", "VerifyPool", "WriteBack", "is_content", "read_chunks", "scan_pieces"]
 
 _CHUNK_BYTES = 256 << 10
 _STEP_BYTES = 64 << 20
@@ -65,6 +65,18 @@ def read_chunks(fd: int, offset: int, size: int, buffer: memoryview) -> Iterator
             raise OSError(errno.EIO, "the file is shorter than it was")
         yield buffer[:done]
         offset += done
+
+
+def is_content(fd: int, blob: Blob) -> bool:
+    """Reads a file of the blob's size, and tells whether it has the blob's digest.
+
+    Raises:
+        OSError: of the disk.
+    """
+    hasher = BlobHasher(blob.digest, blob.size)
+    for chunk in read_chunks(fd, 0, blob.size, memoryview(bytearray(_CHUNK_BYTES))):
+        hasher.update(chunk)
+    return hasher.matches()
 
 
 def piece_range(blob: Blob, piece: int) -> tuple[int, int]:

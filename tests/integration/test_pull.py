@@ -151,6 +151,15 @@ def test_a_plain_folder_on_one_named_node(trio: list[Node], model: LabModel, tmp
     assert not list(tmp_path.glob("models/it/.exo-dl/*/*")), "parts are left behind"
 
 
+@pytest.mark.parametrize("kind", ["dir", "exo"])
+def test_nodes_may_share_a_folder(trio: list[Node], model: LabModel, tmp_path: Path, kind: str) -> None:
+    """As on a disk that all machines mount. Each puts its own verified files there, over those of the others."""
+    shared = tmp_path / "shared"
+    summary = trio[0].json("pull", model.repo, "--layout", f"{kind}:{shared}")[-1]
+    assert summary["state"] == "done"
+    model.check_folder(shared if kind == "dir" else shared / model.repo.replace("/", "--"))
+
+
 @slowly
 def test_cancel_leaves_nothing_half_published(trio: list[Node], model: LabModel) -> None:
     pull = trio[0].launch("pull", model.repo, "--json")
