@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 
 from exo_dl.core import swarm as core
 from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import iter_bits, iter_runs
 from exo_dl.errors import StorageError
 from exo_dl.hubs.base import Hub
 from exo_dl.net.fetch import FetchEvent, FetchPool, HubJob, JobEnded, PeerJob, PieceDone, PieceTarget
@@ -99,7 +101,7 @@ class Transfers:
     def from_peer(self, action: core.FetchFromPeer) -> None:
         """Begins to read pieces from a peer."""
         address = self._peer_address(action.peer)
-        fetch = self._begin(action.fetch_id, action.first, action.end, peer=action.peer)
+        fetch = self._begin(action.fetch_id, iter_bits(action.pieces), peer=action.peer)
         if fetch is None:
             return
         if address is None:
@@ -108,7 +110,7 @@ class Transfers:
         if any(t.digest is None for t in fetch.targets):
             self._refuse(action.fetch_id, core.FetchResult.MISSING, "no digest is known for a piece")
             return
-        path = piece_path(self._pull_id, action.first, action.end)
+        path = piece_path(self._pull_id, *chain.from_iterable(iter_runs(action.pieces)))
         signer = self._signer(action.peer)
         self._pool.submit(
             PeerJob(
@@ -127,7 +129,7 @@ class Transfers:
 
     def from_hub(self, action: core.FetchFromHub, hubside: HubSide) -> None:
         """Begins to read a run of one file's pieces from the hub."""
-        fetch = self._begin(action.fetch_id, action.first, action.end)
+        fetch = self._begin(action.fetch_id, range(action.first, action.end))
         if fetch is None:
             return
         blob = self._manifest.blob_of(action.first)
@@ -186,11 +188,11 @@ class Transfers:
     def _is_held(self, piece: int) -> bool:
         return self._store.digest(piece) is not None
 
-    def _begin(self, fetch_id: int, first: int, end: int, *, peer: str = "") -> _Fetch | None:
+    def _begin(self, fetch_id: int, pieces: Iterable[int], *, peer: str = "") -> _Fetch | None:
         """Claims the pieces of a fetch at the store; None, and the fetch has failed, where it cannot."""
         targets: list[PieceTarget] = []
         try:
-            for piece in range(first, end):
+            for piece in pieces:
                 extent = self._store.extent(piece)
                 # What the hub sends is what a piece is: no peer's word about it counts against that.
                 digest = self._testimony.digest(peer, piece) if peer else None

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from exo_dl.core import swarm as core
-from exo_dl.core.announcing import GATHER_S, Announcing
+from exo_dl.core.announcing import Announcing
 from exo_dl.core.neighbours import Neighbourhood
 from exo_dl.core.succession import Claim
 from exo_dl.net import wire
@@ -92,10 +92,14 @@ class Voice:
 
     def announce(self, pieces: int) -> None:
         """Newly verified pieces: told at once to all neighbours, or gathered for those that lack them."""
-        if (word := self._announcing.gained(pieces, self._listeners())) is not None:
+        if (word := self._announcing.gained(pieces, self._listeners(), self._loop.time())) is not None:
             self._tell(word.pieces, word.nodes)
-        if self._announcing.waiting and self._later_timer is None:
-            self._later_timer = self._loop.call_later(GATHER_S, self._tell_later)
+        due = self._announcing.due
+        if self._later_timer is not None and due is not None and due < self._later_timer.when():
+            self._later_timer.cancel()
+            self._later_timer = None
+        if self._later_timer is None and due is not None:
+            self._later_timer = self._loop.call_at(due, self._tell_later)
 
     def _tell_later(self) -> None:
         self._later_timer = None

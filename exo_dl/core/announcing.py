@@ -1,7 +1,9 @@
 """When a node tells which neighbour that it holds a piece.
 
-A piece that no peer is known to hold is told to all at once: they wait for it. One that peers hold already only adds a
-source: it is gathered for a moment and told to those alone that lack it (a message costs more than the piece's entry).
+A message costs more than a piece's entry in it, so pieces are gathered for a moment and told together, where nobody
+waits for them: while much is left everyone has other things to fetch. The moment is a part of the time that is left,
+so it is gone when the end is near, and at the beginning, when nobody has anything yet. A piece that peers hold already
+only adds a source: it is always gathered, and told to those alone that lack it.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from dataclasses import dataclass
 
 from exo_dl.core.swarm import Swarm
 
-__all__ = ["GATHER_S", "Announcing", "Word"]
+__all__ = ["Announcing", "Word"]
 
-GATHER_S = 0.05
-"""Pieces that others hold too are told together, after this time, seconds."""
+_SOURCE_S = 0.05
+_LONGEST_S = 1.0
+_PART_OF_LEFT = 0.1
+_PART_OF_GONE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +38,35 @@ class Announcing:
 
     def __init__(self, swarm: Swarm) -> None:
         self._swarm = swarm
-        self._later = 0
+        self._began: float | None = None
+        self._waiting = 0
+        self._due: float | None = None
 
-    def gained(self, pieces: int, nodes: Collection[str]) -> Word | None:
-        """Newly verified pieces, and what is to be told of them at once. The rest is for `gathered`, `GATHER_S` later.
+    def gained(self, pieces: int, nodes: Collection[str], now: float) -> Word | None:
+        """Newly verified pieces, and what is to be told of them at once. The rest is for `gathered`, at `due`.
 
         Args:
             pieces: what is new.
             nodes: the neighbours.
+            now: seconds on a clock that never goes back.
         """
-        fresh = pieces & ~self._swarm.held_by_peers
-        self._later |= pieces & ~fresh
+        self._began = now if self._began is None else self._began
+        wait_s = min(_LONGEST_S, (now - self._began) * _PART_OF_GONE, self._swarm.seconds_left(now) * _PART_OF_LEFT)
+        fresh = pieces & ~self._swarm.held_by_peers if wait_s < _SOURCE_S else 0
+        if later := pieces & ~fresh:
+            self._waiting |= later
+            due = now + max(wait_s, _SOURCE_S)
+            self._due = due if self._due is None else min(self._due, due)
         return Word(fresh, tuple(nodes)) if fresh and nodes else None
 
     @property
-    def waiting(self) -> bool:
-        """Whether anything is to be told later."""
-        return self._later != 0
+    def due(self) -> float | None:
+        """When `gathered` is to be called, on the clock of ``now``; None while nothing waits."""
+        return self._due
 
     def gathered(self, nodes: Collection[str]) -> list[Word]:
         """What was gathered until now, for those of ``nodes`` that lack it."""
-        pieces, self._later = self._later & self._swarm.have, 0
+        pieces, self._waiting, self._due = self._waiting & self._swarm.have, 0, None
         told: dict[int, list[str]] = {}
         for node in nodes:
             if lacking := pieces & ~self._swarm.held_by(node):

@@ -2,11 +2,12 @@
 
 Rarest first among what the node wants; ties fall to pieces at a random place of the node's own, so that nodes that
 begin together ask for different pieces; of a piece's holders the one that is expected to bring it first, by its
-rate and load, is asked for a run of neighbouring pieces worth about a fifth of a second.
+rate and load, is asked for pieces worth about a fifth of a second: neighbours first, then others that are as rare.
 
-Pieces that one peer alone holds are dealt out among all nodes by their number: each node asks the holder for its own
-share of them first, then for what others hold as well, and only then for the others' shares. A holder that cannot send
-as fast as it reads from the hub so sends each piece about once, and the nodes pass it on among themselves.
+Pieces that one peer alone holds are dealt out among all nodes by their number, some neighbours at a time, so that one
+request can bring them: each node asks the holder for its own share of them first, then for what others hold as well,
+and only then for the others' shares. A holder that cannot send as fast as it reads from the hub so sends each piece
+about once, and the nodes pass it on among themselves. One that is not behind is asked for all that it alone holds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ __all__ = ["Fetch", "Peer", "PeerBook", "Wish"]
 
 _REQUEST_S = 0.2
 _REQUEST_MAX_BYTES = 16 << 20
+_REQUEST_RUNS = 16
+_SHARE_BYTES = 4 << 20
+_SHARES = 16
 _BUSY_MIN_S = 0.03
 _BUSY_MAX_S = 1.0
 _FAILED_MIN_S = 0.2
@@ -46,8 +50,6 @@ class Fetch:
 
     fetch_id: int
     peer: str
-    first: int
-    end: int
     missing: int
     started_at: float
     moved_at: float
@@ -77,11 +79,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Pieces ``first .. end`` to be asked from ``peer``."""
+    """These pieces are to be asked from ``peer``."""
 
     peer: str
-    first: int
-    end: int
+    pieces: int
 
 
 class PeerBook:
@@ -193,17 +194,25 @@ class PeerBook:
         assert holder is not None  # noqa: S101 - `available` is what these peers hold
         # The last pieces are spread over all that can give them.
         most = max(1, available.bit_count() // (2 * eligible))
-        return Wish(holder.name, first, self._request_end(first, holder, need, most))
+        if single >> first & 1:
+            # It has to come from there, and together it costs least.
+            most = self._manifest.piece_count
+            need = wanted = single if (holder.has & single).bit_count() <= _BEHIND else need & single
+        return Wish(holder.name, self._request(first, holder, need, wanted, most))
 
     def _own_shares(self) -> tuple[int, int]:
-        """This node's share of what a peer before or after it (by id) alone holds: every piece of one remainder."""
+        """This node's share of what a peer before or after it (by id) alone holds: every block of one remainder."""
         if self._shares is None:
-            count, step = self._manifest.piece_count, max(1, len(self.peers))
-            ones = ((1 << step * (count // step + 1)) - 1) // ((1 << step) - 1)
+            count, nodes = self._manifest.piece_count, max(1, len(self.peers))
+            piece = max(1, self._manifest.total_bytes // max(1, count))
+            block = max(1, min(_SHARE_BYTES // piece, count // (nodes * _SHARES)))
+            step = nodes * block
+            starts = ((1 << step * (count // step + 1)) - 1) // ((1 << step) - 1)
+            blocks = starts * mask(0, block)
             rank = sum(name < self._node for name in self.peers)
             every = mask(0, count)
             # The holder takes no share: nodes after it move up by one.
-            self._shares = (ones << max(0, rank - 1)) & every, (ones << rank) & every
+            self._shares = (blocks << block * max(0, rank - 1)) & every, (blocks << block * rank) & every
         return self._shares
 
     def holder(self, piece: int, peers: list[Peer]) -> Peer | None:
@@ -223,16 +232,29 @@ class PeerBook:
 
         return min(peers, key=key)
 
-    def _request_end(self, first: int, holder: Peer, need: int, most: int) -> int:
-        stop = min(run_end(need & holder.has, first), first + most)
+    def _request(self, first: int, holder: Peer, need: int, wanted: int, most: int) -> int:
+        """The pieces of one request: ``first``, needed neighbours of it, and more of ``wanted``, at most ``most``."""
         budget = min(holder.rate * _REQUEST_S, _REQUEST_MAX_BYTES)
-        size = self._manifest.piece_bytes(first)
-        end = first + 1
-        start = self._manifest.position(first)
-        if size >= budget:
-            return end
-        end = self._manifest.piece_at(int(start + budget))
-        return max(first + 1, min(stop, end))
+        end = self._stop(need & holder.has, first, budget, most)
+        pieces, count = mask(first, end), end - first
+        budget -= self._manifest.run_bytes(first, end)
+        rest = wanted & holder.has & ~pieces
+        for _ in range(_REQUEST_RUNS - 1):
+            at = first_set(rest, end)
+            at = first_set(rest) if at < 0 else at
+            if at < 0 or count >= most or self._manifest.piece_bytes(at) > budget:
+                break
+            end = self._stop(rest, at, budget, most - count)
+            pieces |= mask(at, end)
+            rest &= ~pieces
+            count += end - at
+            budget -= self._manifest.run_bytes(at, end)
+        return pieces
+
+    def _stop(self, bits: int, first: int, budget: float, most: int) -> int:
+        """The end of the run that begins at ``first``, cut to a number of bytes and of pieces; one piece at least."""
+        stop = min(run_end(bits, first), first + most)
+        return max(first + 1, min(stop, self._manifest.piece_at(int(self._manifest.position(first) + budget))))
 
     # ---------------------------------------------------------------- outcome
 

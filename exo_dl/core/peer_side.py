@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.peer_book import Fetch, PeerBook
-from exo_dl.core.pieces import first_set, mask
+from exo_dl.core.pieces import first_set
 from exo_dl.core.rates import RateMeter
 from exo_dl.core.swarm_types import CancelFetch, Fault, FetchEnded, FetchFromPeer, FetchResult, SwarmAction
 
@@ -138,8 +138,8 @@ class PeerSide:
             wish = self.book.choose(askable, now, idle=not flying)
             if wish is None:
                 break
-            self._fetch(wish.peer, wish.first, wish.end, now)
-            askable &= ~mask(wish.first, wish.end)
+            self._fetch(wish.peer, wish.pieces, now)
+            askable &= ~wish.pieces
             flying += 1
         if flying < self._limit and not askable & self.book.rarity.available:
             self._ask_again(now)
@@ -151,11 +151,11 @@ class PeerSide:
         else:
             self.meter.pause(now)
 
-    def _fetch(self, peer: str, first: int, end: int, now: float, *, doubled: bool = False) -> None:
-        fetch = Fetch(self._new_fetch_id(), peer, first, end, mask(first, end), now, now, doubled=doubled)
+    def _fetch(self, peer: str, pieces: int, now: float, *, doubled: bool = False) -> None:
+        fetch = Fetch(self._new_fetch_id(), peer, pieces, now, now, doubled=doubled)
         self._fetches[fetch.fetch_id] = fetch
         self.book.peers[peer].fetches.add(fetch.fetch_id)
-        self._emit(FetchFromPeer(fetch.fetch_id, peer, first, end))
+        self._emit(FetchFromPeer(fetch.fetch_id, peer, pieces))
 
     def _cancel(self, fetch: Fetch) -> None:
         if not fetch.cancelled:
@@ -177,5 +177,5 @@ class PeerSide:
             holder = self.book.holder(piece, [p for p in self.book.eligible(now) if p is not peer])
             if holder is not None:
                 fetch.doubled = True
-                self._fetch(holder.name, piece, piece + 1, now, doubled=True)
+                self._fetch(holder.name, 1 << piece, now, doubled=True)
                 return

@@ -191,12 +191,11 @@ SwarmEvent = (
 
 @dataclass(frozen=True, slots=True)
 class FetchFromPeer:
-    """Read pieces ``first .. end`` from a peer."""
+    """Read these pieces from a peer, in their order."""
 
     fetch_id: int
     peer: str
-    first: int
-    end: int
+    pieces: int
 
 
 @dataclass(frozen=True, slots=True)

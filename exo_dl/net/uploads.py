@@ -49,9 +49,10 @@ class ProbeRequest:
     size: int
 
 
-def piece_path(pull_id: str, first: int, end: int) -> str:
-    """The request target for the pieces ``first <= i < end``. The server takes up to 64 runs, parted by commas."""
-    return f"/v1/pieces/{pull_id}/{first}-{end}"
+def piece_path(pull_id: str, *bounds: int) -> str:
+    """The request target for pieces. ``bounds``: first piece and end (exclusive) of each of 1 to 64 runs."""
+    runs = zip(bounds[::2], bounds[1::2], strict=True)
+    return f"/v1/pieces/{pull_id}/" + ",".join(f"{first}-{end}" for first, end in runs)
 
 
 def parse_target(target: str) -> PiecesRequest | ProbeRequest | None:

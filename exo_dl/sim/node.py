@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from exo_dl.core import leases as lt
 from exo_dl.core import swarm as sw
-from exo_dl.core.announcing import GATHER_S, Announcing, Word
+from exo_dl.core.announcing import Announcing, Word
 from exo_dl.core.leases import LeaseTable
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.neighbours import Neighbourhood
@@ -104,7 +104,7 @@ class SimNode:
         self.life = 0
         self.announcing: Announcing | None = None
         self.neighbourhood = Neighbourhood("sim", self.name)
-        self._gathering = False
+        self._tells_at = float("inf")
         self._inbox: list[tuple[object, int]] = []
         self._swarm_tick = float("inf")
         self._table_tick = float("inf")
@@ -120,7 +120,7 @@ class SimNode:
         self.swarm = Swarm(self.manifest, node=self.name, want=self.want, rng=rng, **self.cluster.swarm_options)
         self.succession = Succession("sim", self.name, initiator=self.cluster.initiator, claim=claim)
         self.announcing = Announcing(self.swarm)
-        self._gathering = False
+        self._tells_at = float("inf")
         self.table = None
         self.checking = self.disk
         if claim.node == self.name:
@@ -351,18 +351,18 @@ class SimNode:
 
     def _announce(self, pieces: int) -> None:
         assert self.announcing is not None  # noqa: S101 - alive
-        if (word := self.announcing.gained(pieces, self.neighbours())) is not None:
+        if (word := self.announcing.gained(pieces, self.neighbours(), self.cluster.now)) is not None:
             self._tell(word)
-        if self.announcing.waiting and not self._gathering:
-            self._gathering = True
-            self.cluster.call_in(GATHER_S, self._gathered, self.life)
+        if (due := self.announcing.due) is not None and due < self._tells_at:
+            self._tells_at = due
+            self.cluster.call_at(due, self._gathered, self.life)
 
     def _gathered(self, life: int) -> None:
         if life == self.life and self.alive and self.announcing is not None:
             if self.frozen:
                 self.cluster.call_in(0.5, self._gathered, life)
                 return
-            self._gathering = False
+            self._tells_at = float("inf")
             for word in self.announcing.gathered(self.neighbours()):
                 self._tell(word)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 from exo_dl.core import swarm as sw
 from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import iter_bits
 from exo_dl.sim.network import Flow, Network, NodeSpec
 
 __all__ = ["Counters", "Host", "HubState", "Transfer", "Wire", "WireWorld"]
@@ -115,9 +117,8 @@ class Wire:
         self.transfers: dict[int, Transfer] = {}
         self.uploads: dict[int, str] = {}
 
-    def _marks(self, first: int, end: int) -> list[tuple[int, int]]:
-        base = self._manifest.position(first)
-        return [(self._manifest.position(p + 1) - base, p) for p in range(first, end)]
+    def _marks(self, pieces: Sequence[int]) -> list[tuple[int, int]]:
+        return list(zip(accumulate(self._manifest.piece_bytes(p) for p in pieces), pieces, strict=True))
 
     def _begin(self, transfer: Transfer, flow: Flow) -> None:
         transfer.flow = flow
@@ -127,7 +128,8 @@ class Wire:
     def from_peer(self, action: sw.FetchFromPeer) -> None:
         """A transfer from a peer begins."""
         now = self._cluster.now
-        transfer = Transfer(action.fetch_id, action.peer, action.first, action.end)
+        pieces = list(iter_bits(action.pieces))
+        transfer = Transfer(action.fetch_id, action.peer, pieces[0], pieces[-1] + 1)
         self.transfers[action.fetch_id] = transfer
         self._node.count.peer_requests += 1
         peer = self._cluster.hosts.get(action.peer)
@@ -136,10 +138,9 @@ class Wire:
             self._cluster.call_in(_PEER_TIMEOUT_S, self.end, transfer, sw.FetchResult.TIMEOUT)
             return
         assert peer.swarm is not None  # noqa: S101 - reachable
-        bits = ((1 << (action.end - action.first)) - 1) << action.first
         busy = list(peer.wire.uploads.values())
         result = None
-        if bits & ~peer.swarm.have:
+        if action.pieces & ~peer.swarm.have:
             result = sw.FetchResult.MISSING
         elif len(busy) >= _MAX_UPLOADS or busy.count(self._node.name) >= _MAX_UPLOADS_PER_PEER:
             result = sw.FetchResult.BUSY
@@ -148,7 +149,7 @@ class Wire:
             self._cluster.call_in(rtt, self.end, transfer, result)
             return
         links = (("up", action.peer), ("down", self._node.name))
-        flow = Flow(self._cluster.new_flow_id(), links, self._marks(action.first, action.end), float("inf"), now + rtt)
+        flow = Flow(self._cluster.new_flow_id(), links, self._marks(pieces), float("inf"), now + rtt)
         peer.wire.uploads[flow.flow_id] = self._node.name
         self._begin(transfer, flow)
 
@@ -167,7 +168,7 @@ class Wire:
         flow = Flow(
             self._cluster.new_flow_id(),
             links,
-            self._marks(action.first, action.end),
+            self._marks(range(action.first, action.end)),
             self._node.spec.hub_connection,
             now + rtt if not self.hub.silent else float("inf"),
         )

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from exo_dl.core.pieces import iter_bits, mask
+from exo_dl.core.pieces import first_set, iter_bits, iter_runs, mask
 from exo_dl.core.swarm import (
     Announce,
     AskLease,
@@ -59,7 +59,7 @@ class SwarmMachine(RuleBasedStateMachine):
         wanted = self.every if want is None else want & self.every
         self.swarm = Swarm(self.manifest, node="me", want=wanted, rng=random.Random(seed))
         self.now = 0.0
-        self.flying: dict[int, tuple[str, int, int]] = {}
+        self.flying: dict[int, tuple[str, int]] = {}
         self.cancelled: set[int] = set()
         self.peers: dict[str, int] = {}
         self.asks: set[int] = set()
@@ -72,13 +72,15 @@ class SwarmMachine(RuleBasedStateMachine):
     def send(self, event: SwarmEvent) -> None:
         for action in self.swarm.handle(event, self.now):
             match action:
-                case FetchFromPeer(fetch_id, peer, first, end):
+                case FetchFromPeer(fetch_id, peer, pieces):
                     assert fetch_id not in self.fetch_ids
                     assert peer in self.peers
-                    assert mask(first, end) & ~self.peers[peer] == 0, "asked for what the peer does not have"
-                    assert mask(first, end) & self.swarm.have == 0, "asked for what it holds"
+                    assert pieces, "asked for nothing"
+                    assert pieces & ~self.peers[peer] == 0, "asked for what the peer does not have"
+                    assert pieces & self.swarm.have == 0, "asked for what it holds"
+                    assert sum(1 for _ in iter_runs(pieces)) <= 64, "more runs than a request may name"
                     self.fetch_ids.add(fetch_id)
-                    self.flying[fetch_id] = (peer, first, end)
+                    self.flying[fetch_id] = (peer, pieces)
                 case FetchFromHub(fetch_id, lease_id, slot, first, end):
                     assert fetch_id not in self.fetch_ids
                     assert 0 <= slot < 4 and first < end
@@ -88,11 +90,11 @@ class SwarmMachine(RuleBasedStateMachine):
                         lease = self.open_leases[lease_id]
                         assert lease[0] <= first < end <= lease[1]
                     self.fetch_ids.add(fetch_id)
-                    self.flying[fetch_id] = ("", first, end)
+                    self.flying[fetch_id] = ("", mask(first, end))
                 case TrimFetch(fetch_id, end):
-                    peer, first, before = self.flying[fetch_id]
-                    assert first < end <= before
-                    self.flying[fetch_id] = (peer, first, end)
+                    peer, before = self.flying[fetch_id]
+                    assert first_set(before) < end <= before.bit_length()
+                    self.flying[fetch_id] = (peer, before & mask(0, end))
                 case CancelFetch(fetch_id):
                     assert fetch_id in self.flying
                     self.cancelled.add(fetch_id)
@@ -164,9 +166,7 @@ class SwarmMachine(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 10))
     def arrive(self, data: st.DataObject, count: int) -> None:
         fetch_id = data.draw(st.sampled_from(sorted(self.flying)))
-        _, first, end = self.flying[fetch_id]
-        rest = [p for p in range(first, end) if not self.swarm.have >> p & 1][:count]
-        bits = sum(1 << p for p in rest)
+        bits = sum(1 << p for p in list(iter_bits(self.flying[fetch_id][1] & ~self.swarm.have))[:count])
         if bits:
             self.send(PiecesArrived(fetch_id, bits, self.manifest.set_bytes(bits)))
 
@@ -178,10 +178,10 @@ class SwarmMachine(RuleBasedStateMachine):
         self.finish(fetch_id, data.draw(st.sampled_from(results)))
 
     def finish(self, fetch_id: int, result: FetchResult) -> None:
-        peer, first, end = self.flying.pop(fetch_id)
+        peer, pieces = self.flying.pop(fetch_id)
         self.cancelled.discard(fetch_id)
         if result is FetchResult.MISSING and peer in self.peers:
-            self.peers[peer] &= ~(mask(first, end) & ~self.swarm.have)
+            self.peers[peer] &= ~(pieces & ~self.swarm.have)
         self.send(FetchEnded(fetch_id, result, 0.1))
 
     @rule(pieces=st.integers(0))
@@ -225,11 +225,11 @@ class SwarmMachine(RuleBasedStateMachine):
             for fetch_id in sorted(self.flying):
                 if fetch_id not in self.flying:
                     continue
-                peer, first, end = self.flying[fetch_id]
+                peer, pieces = self.flying[fetch_id]
                 if fetch_id in self.cancelled:
                     self.finish(fetch_id, FetchResult.CANCELLED)
                 elif peer == "good" or not peer:
-                    bits = mask(first, end) & ~self.swarm.have
+                    bits = pieces & ~self.swarm.have
                     self.send(PiecesArrived(fetch_id, bits, self.manifest.set_bytes(bits)))
                     if fetch_id in self.flying:
                         self.finish(fetch_id, FetchResult.DONE)

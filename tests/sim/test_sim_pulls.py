@@ -59,7 +59,7 @@ def test_many_nodes_share_their_lan_evenly() -> None:
 
 def test_announcements_of_a_node_do_not_grow_with_the_cluster() -> None:
     few, many = (
-        build("lab", nodes=nodes, seed=1, size_bytes=24 << 20, files=1, quantum_s=0.02).run(until_s=1000)
+        build("lab", nodes=nodes, seed=1, size_bytes=64 << 20, files=1, quantum_s=0.02).run(until_s=1000)
         for nodes in (24, 72)
     )
     assert few.complete and many.complete

@@ -156,7 +156,7 @@ def test_a_peer_is_asked_for_two_runs_at_a_time() -> None:
     wishes = every(FetchFromPeer, bench.send(PeerHas("p", bench.every)))
     assert len(wishes) == 2
     assert all(w.peer == "p" for w in wishes)
-    assert mask(wishes[0].first, wishes[0].end) & mask(wishes[1].first, wishes[1].end) == 0
+    assert wishes[0].pieces & wishes[1].pieces == 0
 
 
 def test_the_rarest_are_asked_for_first() -> None:
@@ -171,7 +171,7 @@ def test_the_rarest_are_asked_for_first() -> None:
         for wish in every(FetchFromPeer, bench.send(PeerHas(peer, mask(1, 2)))):
             bench.send(FetchEnded(wish.fetch_id, FetchResult.BUSY, 1.0))
     wish = only(FetchFromPeer, bench.send(Tick(), at=5.0))
-    assert (wish.first, wish.end) == (1, 2)
+    assert wish.pieces == mask(1, 2)
 
 
 def test_busy_peers_are_left_alone_for_a_moment() -> None:
@@ -188,7 +188,7 @@ def test_what_a_peer_does_not_have_after_all_is_forgotten() -> None:
     bench = Bench(size_mib=1)
     wish = only(FetchFromPeer, bench.send(PeerHas("p", bench.every)))
     assert not bench.send(FetchEnded(wish.fetch_id, FetchResult.MISSING))
-    assert only(FetchFromPeer, bench.send(PeerHas("p", bench.every))).first == 0
+    assert only(FetchFromPeer, bench.send(PeerHas("p", bench.every))).pieces & 1
 
 
 def test_a_peer_that_sends_wrong_bytes_is_asked_last() -> None:

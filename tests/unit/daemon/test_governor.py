@@ -38,7 +38,7 @@ class Pull:
     def bring_one(self) -> None:
         self.now += 0.01
         fetch = self.flying.pop(min(self.flying))
-        bits = mask(fetch.first, fetch.end)
+        bits = fetch.pieces
         self.feed(core.PiecesArrived(fetch.fetch_id, bits, self.manifest.set_bytes(bits)))
         self.feed(core.FetchEnded(fetch.fetch_id, core.FetchResult.DONE))
 
