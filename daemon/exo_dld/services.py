@@ -22,7 +22,7 @@ from exo_dld.statuses import stream, unary
 __all__ = ["ClusterServicer", "PullServicer", "WatchLimit"]
 
 # Streams are told of changes at most this often, and of an end at once.
-_PULL_EVERY_S = 0.1
+_PULL_EVERY_S = 0.2
 _PEERS_EVERY_S = 0.5
 _IDLE_S = 5.0
 _MAX_WATCHES = 256
@@ -186,7 +186,7 @@ class PullServicer(pull_pb2_grpc.PullServiceServicer):
         """Returns after a change, but not too soon after the last one unless the pull has ended."""
         soonest = asyncio.get_running_loop().time() + _PULL_EVERY_S
         await self._pulls.wait_changed(seen, timeout_s=1.0)
-        while self._pulls.get(pull_id).state == pull_pb2.PULL_STATE_RUNNING:
+        while (session := self._pulls.session(pull_id)) is not None and session.running:
             left = soonest - asyncio.get_running_loop().time()
             if left <= 0:
                 return

@@ -19,7 +19,7 @@ from exo_dld.worker import Worker
 __all__ = ["Voice"]
 
 # Progress is told at most this often, and at once when the node's state changes.
-_PROGRESS_S = 0.2
+_PROGRESS_S = 0.5
 # Rates fall also when nothing arrives: told at least this often.
 _IDLE_S = 1.0
 _MAP_EVERY_S = 0.4

@@ -26,7 +26,7 @@ from exo_dl.net.lanes import Batcher, Lane
 from exo_dl.net.limits import Limiter, RateLimit
 from exo_dl.net.peer_connection import Answer, ConnectionLostError, PeerConnection, PeerConnections, connect
 from exo_dl.net.piece_tls import PieceTls
-from exo_dl.net.receive import HUB_FILL_BYTES, PEER_FILL_BYTES, JobStopped, PieceSink, Task, fill
+from exo_dl.net.receive import PEER_FILL_BYTES, JobStopped, PieceSink, Task, fill, hub_fill_bytes
 from exo_dl.net.tickets import TIME_HEADER
 
 __all__ = ["FetchEvent", "FetchPool", "HubJob", "JobEnded", "PeerJob", "PieceDone", "PieceTarget", "Timeouts"]
@@ -51,7 +51,7 @@ class FetchPool:
 
     Args:
         events: told what happens, in lists, from the pool's threads by one at a time; must return soon. For each job:
-            any number of `PieceDone`, then one `JobEnded`. They come within 20 ms, `JobEnded` at once.
+            any number of `PieceDone`, then one `JobEnded`. They come within 50 ms, `JobEnded` at once.
         max_peer_threads: most peer jobs at once.
         max_hub_threads: most hub readers at once; a job for one more ends with HUB_BUSY.
         timeouts: for peers; a hub reader has its own.
@@ -207,12 +207,13 @@ class FetchPool:
     def _pump(self, task: Task, source: Source, sink: PieceSink, buffer: memoryview) -> bool:
         """Receives until the task is finished; False when the stream ended before."""
         until = float("inf")
-        limiter, least = self._hub_limiter, HUB_FILL_BYTES
-        if isinstance(task.job, PeerJob):
-            limiter, least = self._peer_limiter, PEER_FILL_BYTES
+        limiter, from_peer = self._hub_limiter, isinstance(task.job, PeerJob)
+        if from_peer:
+            limiter = self._peer_limiter
             allowed_s = self._timeouts.stall_s + task.bytes_left / self._timeouts.slowest_bytes_per_s
             until = time.monotonic() + allowed_s
         while not task.finished:
+            least = PEER_FILL_BYTES if from_peer else hub_fill_bytes(task.bytes_left)
             count = fill(source, buffer[: min(task.bytes_left or 1, limiter.chunk_bytes)], least)
             if not count:
                 return task.finished

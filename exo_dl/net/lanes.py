@@ -108,7 +108,7 @@ class Lane:
 
 
 class Batcher:
-    """Gathers events of many threads into lists: one call for what happens within 20 ms, in order.
+    """Gathers events of many threads into lists: one call for what happens within 50 ms, in order.
 
     Without it each piece would wake the event loop: 1,500 times a second at full speed.
 
@@ -117,7 +117,7 @@ class Batcher:
         every_s: shortest time between two calls, except that `flush` is at once.
     """
 
-    def __init__(self, sink: Callable[[list[FetchEvent]], None], *, every_s: float = 0.02) -> None:
+    def __init__(self, sink: Callable[[list[FetchEvent]], None], *, every_s: float = 0.05) -> None:
         self._sink = sink
         self._every_s = every_s
         self._pending: list[FetchEvent] = []
@@ -130,7 +130,7 @@ class Batcher:
         self._thread.start()
 
     def put(self, event: FetchEvent) -> None:
-        """Gives an event on within 20 ms."""
+        """Gives an event on within 50 ms."""
         with self._lock:
             self._pending.append(event)
             first = len(self._pending) == 1

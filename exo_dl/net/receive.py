@@ -24,18 +24,27 @@ from exo_dl.errors import StorageError
 from exo_dl.net.gather import LONGEST_S
 from exo_dl.net.jobs import FetchEvent, HubJob, PeerJob, PieceDone, Source
 
-__all__ = ["BUFFER_BYTES", "HUB_FILL_BYTES", "PEER_FILL_BYTES", "JobStopped", "PieceSink", "Task", "fill"]
+__all__ = ["BUFFER_BYTES", "PEER_FILL_BYTES", "JobStopped", "PieceSink", "Task", "fill", "hub_fill_bytes"]
 
 BUFFER_BYTES = 1 << 20
 """One buffer for each thread. Measured on loopback: 256 KiB costs 20 % more CPU, more than 1 MiB gains nothing."""
 
-PEER_FILL_BYTES = 256 << 10
+PEER_FILL_BYTES = BUFFER_BYTES
 """What is waited for at once from a peer."""
 
-HUB_FILL_BYTES = 64 << 10
-"""The same for a hub. Lumps make the kernel grow a receive buffer to many times what the path needs, and all that is in
-it when a lease is cut, or a node stalls, comes a second time: measured, 3 % of a small model with this, 10 % with more.
-"""
+_HUB_FILL_BYTES = (64 << 10, 256 << 10)
+_HUB_FILL_PART = 32
+
+
+def hub_fill_bytes(bytes_left: int) -> int:
+    """What is waited for at once from a hub, where so many bytes are still wanted.
+
+    Lumps make the kernel grow a receive buffer to many times what the path needs, and all that is in it when a lease is
+    cut, or a node stalls, comes a second time: up to 10 % of a small model with large lumps, 3 % with small ones. So
+    they follow the lease, which follows the model.
+    """
+    least, most = _HUB_FILL_BYTES
+    return max(least, min(most, bytes_left // _HUB_FILL_PART))
 
 
 class JobStopped(Exception):
