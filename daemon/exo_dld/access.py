@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 
 from exo_dl.net.identity import Identity, certified_node
 from exo_dl.net.readers import certified_reader
+from exo_dld.doorway import Doorway
 
 __all__ = ["READABLE", "Caller", "CallerKind", "Gate", "caller_of"]
 
@@ -104,13 +105,20 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # is generic 
     Args:
         identity: this node's.
         revoked: whether a ticket was revoked.
+        doorway: is told who came through.
         clock: Unix time in seconds.
     """
 
     def __init__(
-        self, identity: Identity, *, revoked: Callable[[str], bool], clock: Callable[[], float] = time.time
+        self,
+        identity: Identity,
+        *,
+        revoked: Callable[[str], bool],
+        doorway: Doorway,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._identity = identity
+        self._doorway = doorway
         self._revoked = revoked
         self._clock = clock
         self._told: OrderedDict[tuple[CallerKind, str], None] = OrderedDict()
@@ -146,6 +154,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # is generic 
 
     async def _admit(self, method: str, context: Any) -> Caller:
         caller = caller_of(context, cluster_id=self._identity.cluster_id)
+        if caller.kind is not CallerKind.LOCAL:
+            self._doorway.arrived(context.peer())
+        elif self._doorway.foreign_users():
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "Another user had the socket open.\nTry again.")
         await self._check(caller, method, context)
         return caller
 

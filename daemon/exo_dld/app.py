@@ -41,6 +41,7 @@ from exo_dld import hardening, logs, servers
 from exo_dld.access import Gate
 from exo_dld.access_service import AccessServicer
 from exo_dld.config import Config
+from exo_dld.doorway import Doorway
 from exo_dld.gated import OwnAccess
 from exo_dld.governor import Governor, reserve_bytes
 from exo_dld.helping import Helping
@@ -252,7 +253,11 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     piece_server.start()
     stack.callback(piece_server.close)
 
-    server = servers.make_server(Gate(identity, revoked=readers.revoked))
+    doorway = Doorway(
+        members=lambda: [at for peer in membership.peers() if peer.state == UP for at in peer.addresses],
+        group=config.socket_group,
+    )
+    server = servers.make_server(Gate(identity, revoked=readers.revoked, doorway=doorway))
     watches = WatchLimit()
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
         ClusterServicer(
@@ -270,13 +275,15 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(readers, rekey), server)
     membership.add_to(server)
     await servers.add_standard_services(server, _SERVICES)
-    port = servers.bind_port(
-        server, config.host, config.port, chosen=config.port_chosen, credentials=identity.server_credentials()
-    )
+    credentials = identity.server_credentials(knocked=doorway.knocked)
+    port = servers.bind_port(server, config.host, config.port, chosen=config.port_chosen, credentials=credentials)
     socket = socket_path(config.state_dir)
     servers.bind_socket(server, socket, group=config.socket_group)
     stack.callback(socket.unlink, missing_ok=True)
+    doorway.watch(port=port, path=socket)
     await server.start()
+    watching = asyncio.create_task(doorway.run(pieces=lambda: piece_server.stats().refused))
+    stack.callback(watching.cancel)
     stack.push_async_callback(server.stop, _STOP_S)
     await membership.start(grpc_port=port, piece_port=piece_server.port)
     stack.push_async_callback(membership.stop)

@@ -75,7 +75,7 @@ def bind_port(
 def bind_socket(server: grpc.aio.Server, path: Path, *, group: int | None = None) -> None:
     """Listens on the Unix socket, which only this user can open, and the ``group`` where there is one.
 
-    The kernel checks who connects, by the socket's mode and that of its folder; gRPC has no way to ask it again.
+    The kernel checks who connects, by the mode of the socket and of its folder; `exo_dld.doorway` asks it again.
 
     Raises:
         StorageError: its folder cannot be used, or not be opened to the group.

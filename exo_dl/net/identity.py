@@ -232,12 +232,17 @@ class Identity:
                 issued = self._issued = self._issue(now)
             return issued.pair
 
-    def server_credentials(self) -> grpc.ServerCredentials:
-        """For a gRPC port between machines: members only, and each new connection sees the certificate of that time."""
+    def server_credentials(self, *, knocked: Callable[[], None] = lambda: None) -> grpc.ServerCredentials:
+        """For a gRPC port between machines: members only, and each new connection sees the certificate of that time.
+
+        Args:
+            knocked: called when a connection begins its handshake, in a thread of gRPC.
+        """
         shown = self.certificate()
 
         def fetch() -> Any:  # None means: as before; the published types do not know that.
             nonlocal shown
+            knocked()
             current = self.certificate()
             if current == shown:
                 return None

@@ -262,3 +262,40 @@ def test_the_socket_is_for_its_user_and_a_chosen_group(hub: LocalHub, open_place
         assert connects(path, member) == bool(group)
     finally:
         node.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users, which only root can")
+@pytest.mark.skipif(sys.platform != "linux", reason="setpriv is a Linux program")
+def test_another_user_is_refused_where_the_modes_were_opened_by_mistake(hub: LocalHub, open_place: Path) -> None:
+    settings = {"EXO_DL_MDNS": "no", "EXO_DL_CLUSTER_SECRET": "", "EXO_DL_SOCKET_GROUP": "65534"}
+    node = Node("one", open_place, secret="", endpoint=hub.url, port=free_port(), settings=settings)
+    node.start()
+    try:
+        node.wait_ready()
+        path = socket_path(node.state_dir)
+        for each in (node.state_dir, path):
+            os.chmod(each, 0o777)  # noqa: S103 - the mistake
+        code = (
+            "import grpc, sys\n"
+            "channel = grpc.insecure_channel(sys.argv[1])\n"
+            "method = channel.unary_unary('/exo_dl.rpc.v1.ClusterService/ListPeers')\n"
+            "try:\n    method(b'', timeout=10)\n"
+            "except grpc.RpcError as error:\n    sys.exit(error.code().name)\n"
+        )
+
+        def call(*user: str) -> tuple[int, str]:
+            argv = ["setpriv", *user, "--", sys.executable, "-c", code, f"unix:{path}"]
+            done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd="/", timeout=30)
+            return done.returncode, done.stderr.strip()
+
+        assert call("--reuid=65533", "--regid=65534", "--clear-groups") == (0, "")
+        assert call("--reuid=65533", "--regid=65533", "--groups=65534") == (0, "")
+        for _ in range(2):
+            exit_code, text = call("--reuid=65533", "--regid=65533", "--clear-groups")
+            assert exit_code == 1
+            assert text in ("PERMISSION_DENIED", "UNAVAILABLE")
+        assert node.json("peers")[-1]["peers"]
+        told = [line for line in node.log.read_text().splitlines() if "the user 65533 of this machine" in line]
+        assert len(told) == 1
+    finally:
+        node.kill()

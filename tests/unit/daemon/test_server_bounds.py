@@ -16,6 +16,7 @@ import pytest
 from exo_dl.net.identity import Identity, new_node_id
 from exo_dl.rpc.v1.swarm_pb2 import Have, HaveRun, LinkMessage, LinkRequest
 from exo_dld.access import Gate
+from exo_dld.doorway import Doorway
 from exo_dld.link import GRPC_OPTIONS
 from exo_dld.servers import make_server
 from tests.unit.daemon.members import SECRET, Node
@@ -25,7 +26,7 @@ from tests.unit.daemon.members import SECRET, Node
 async def node() -> AsyncIterator[Node]:
     """A node with the server of a daemon."""
     made = Node()
-    made.server = make_server(Gate(made.identity, revoked=lambda _: False))
+    made.server = make_server(Gate(made.identity, revoked=lambda _: False, doorway=Doorway(members=list)))
     made.membership.add_to(made.server)
     await made.start()
     yield made
