@@ -14,6 +14,7 @@ import contextlib
 import logging
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -25,8 +26,9 @@ from exo_dl.net.http_head import MAX_HEAD_BYTES, parse_request
 from exo_dl.net.limits import Limiter
 from exo_dl.net.listening import accept, open_listeners
 from exo_dl.net.piece_tls import PieceTls
+from exo_dl.net.request_rate import RequestRate
 from exo_dl.net.senders import Locate, Senders, Upload, short_answer
-from exo_dl.net.served import ServedConnection
+from exo_dl.net.served import NoMemberError, ServedConnection
 from exo_dl.net.tickets import TIME_HEADER
 from exo_dl.net.uploads import PiecesRequest, ProbeRequest, parse_target, piece_path
 
@@ -42,6 +44,9 @@ _HEAD_S = 5.0
 _IDLE_S = 90.0
 _BUSY_RETRY_MS = 50
 _MAX_TOLD = 1024
+# Far above what a pull asks of one node; strangers have less, by address.
+_PER_NODE_S, _PER_NODE_AT_ONCE = 2_000.0, 4_000.0
+_PER_STRANGER_S, _PER_STRANGER_AT_ONCE = 20.0, 200.0
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +59,7 @@ class ServerStats:
         uploads: being sent now.
         requests: read.
         busy: answered that there is no free slot.
-        refused: answered with 4xx: no good ticket, no such piece, no proper request.
+        refused: answered with 4xx (no good ticket, no such piece, no proper request, too many), or TLS that failed.
         bytes_sent: of bodies.
     """
 
@@ -110,6 +115,8 @@ class PieceServer:
         )
         self._requests = self._busy = self._refused = 0
         self._told: set[str] = set()
+        self._nodes = RequestRate(per_s=_PER_NODE_S, at_once=_PER_NODE_AT_ONCE)
+        self._strangers = RequestRate(per_s=_PER_STRANGER_S, at_once=_PER_STRANGER_AT_ONCE)
         self._connections: set[ServedConnection] = set()
         self._per_host: dict[str, int] = {}
         self._returned: deque[tuple[ServedConnection, bool]] = deque()
@@ -258,8 +265,11 @@ class PieceServer:
             data = connection.receive()
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
             data = b""
+            if isinstance(error, ssl.SSLError | NoMemberError):
+                self._refused += 1
+                self._tell(connection, "shows no certificate of this cluster")
         if not data:
             self._drop(connection)
             return
@@ -286,13 +296,17 @@ class PieceServer:
         self._requests += 1
         try:
             method, target, headers, keep = parse_request(head)
+            node = self._authorize(method, target, headers) if "authorization" in headers else None
+            if not self._is_slow_enough(connection, node):
+                wait = {"Retry-After": "1"}
+                self._answer(connection, 429, "Too many requests.", keep=keep and node is not None, headers=wait)
+                return
             if method != "GET":
                 self._answer(connection, 405, "Only GET.", keep=False)
                 return
             if target == "/healthz":
                 self._answer(connection, 200, "ok", keep=keep)
                 return
-            node = self._authorize(method, target, headers)
             if node is None or connection.node not in ("", node):
                 self._tell(connection, "has no good ticket")
                 now = {TIME_HEADER: f"{time.time():.3f}"}
@@ -313,6 +327,10 @@ class PieceServer:
             self._busy += 1
             busy = {"Retry-After": "1", "exo-dl-retry-ms": str(_BUSY_RETRY_MS)}
             self._answer(connection, 503, "All upload slots are taken.", keep=keep, headers=busy)
+
+    def _is_slow_enough(self, connection: ServedConnection, node: str | None) -> bool:
+        now = time.monotonic()
+        return self._strangers.allow(connection.host, now) if node is None else self._nodes.allow(node, now)
 
     def _is_bare(self, connection: ServedConnection, request: PiecesRequest | ProbeRequest) -> bool:
         """Whether this would send in clear what is not for everybody."""

@@ -9,9 +9,13 @@ from exo_dl.errors import StorageError
 from exo_dl.net.http_head import MAX_HEAD_BYTES
 from exo_dl.net.piece_tls import CLIENT_HELLO, PieceTls, peer_node
 
-__all__ = ["ServedConnection"]
+__all__ = ["NoMemberError", "ServedConnection"]
 
 _READ_BYTES = 16 << 10
+
+
+class NoMemberError(OSError):
+    """TLS with a certificate of this cluster that no member has."""
 
 
 class ServedConnection:
@@ -66,7 +70,7 @@ class ServedConnection:
                 sock.do_handshake()
                 self._handshaking = False
                 if (node := peer_node(sock)) is None:
-                    raise ConnectionAbortedError("a certificate of this cluster that is no member's")
+                    raise NoMemberError("a certificate of this cluster that is no member's")
                 self.node = node
             return sock.recv(_READ_BYTES)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):

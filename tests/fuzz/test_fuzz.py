@@ -26,7 +26,7 @@ from exo_dl.hubs.huggingface import _listed
 from exo_dl.net import wire
 from exo_dl.net.discovery import read_sighting
 from exo_dl.net.http_head import parse_answer, parse_request
-from exo_dl.net.tickets import TicketKey, authorizer
+from exo_dl.net.tickets import TicketKey, TicketSigner, authorizer
 from exo_dl.net.uploads import parse_target
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dl.store.folder import Folder
@@ -149,8 +149,10 @@ def test_bytes_on_the_piece_port(data: bytes) -> None:
         assert not answer or answer.startswith(b"HTTP/1.1 ")
         assert not answer.startswith(b"HTTP/1.1 2") or b"healthz" in data
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
-        sock.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
-        assert sock.recv(100).startswith(b"HTTP/1.1 200")
+        path = f"/v1/pieces/{'0' * 20}/0-1"
+        ticket = TicketSigner(TicketKey(b"k" * 32), ME, audience=ME).headers("GET", path)["Authorization"]
+        sock.sendall(f"GET {path} HTTP/1.1\r\nAuthorization: {ticket}\r\n\r\n".encode())
+        assert sock.recv(100).startswith(b"HTTP/1.1 404")  # its pull is not here: more than strangers are told
 
 
 _servers: list[object] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cluster import wait_until
 from exo_dl.core.swarm import FetchResult
 from exo_dl.net.identity import Identity, new_node_id, new_secret
 from exo_dl.net.jobs import PeerJob
@@ -157,6 +158,7 @@ def test_strangers_get_no_word_over_tls(content: Content) -> None:
                 sock.sendall(request(piece_path(PULL, 0, 1)))
                 assert sock.recv(1) == b""
         assert server.stats().requests == 0
+        wait_until(lambda: server.stats().refused == 2, timeout_s=5, what="both are counted")
         assert server.bytes_sent == 0
 
 
