@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from exo_dl.errors import ExoDlError, HubError, NotFoundError, ProtocolError, Us
 from exo_dl.hubs.answers import error_for_answer, own_digest, parse_length, shown_url
 from exo_dl.hubs.base import DEFAULT_REVISION, REPO_TYPES, Resolved, origin_of, same_origin
 from exo_dl.hubs.exchange import unreachable
+from exo_dl.hubs.session import bounded_session, http_module
 
 __all__ = ["DEFAULT_ENDPOINT", "HuggingFaceHub"]
 
@@ -124,6 +124,7 @@ class HuggingFaceHub:
         with self._translated(what, repo):
             from huggingface_hub import HfApi
 
+            bounded_session()
             api = HfApi(self._endpoint, token=False if self._token == "" else self._token, library_name=_AGENT)
             info = api.repo_info(repo, revision=revision, repo_type=repo_type, timeout=_TIMEOUT_S, files_metadata=True)
             commit = _commit(info.sha)
@@ -160,11 +161,12 @@ class HuggingFaceHub:
 
     def _read_tree(self, repo: str, repo_type: str, commit: str, files: dict[str, _File]) -> None:
         """Fills in what the list of files left out. Not by HfApi, which follows a Link with the token anywhere."""
-        from huggingface_hub import get_session, hf_raise_for_status
+        from huggingface_hub import hf_raise_for_status
 
+        session = bounded_session()
         url = f"{self._endpoint}/api/{repo_type}s/{repo}/tree/{commit}?recursive=true&expand=false"
         for _ in range(_MAX_PAGES):
-            answer = get_session().get(url, headers=self.headers_for(url), timeout=_TIMEOUT_S)
+            answer = session.get(url, headers=self.headers_for(url), timeout=_TIMEOUT_S)
             if answer.status_code == 404 and answer.headers.get("X-Error-Code") is None:
                 return  # a hub without trees: each file is asked for by itself
             hf_raise_for_status(answer)
@@ -198,11 +200,12 @@ class HuggingFaceHub:
 
     def _read_head(self, url: str, file: _File) -> None:
         """As huggingface_hub's get_hf_file_metadata, which would take a mirror's token along to huggingface.co."""
-        from huggingface_hub import get_session, hf_raise_for_status
+        from huggingface_hub import hf_raise_for_status
 
+        session = bounded_session()
         for _ in range(_MAX_HOPS):
             headers = {**self.headers_for(url), "Accept-Encoding": "identity"}
-            answer = get_session().head(url, headers=headers, timeout=_TIMEOUT_S, follow_redirects=False)
+            answer = session.head(url, headers=headers, timeout=_TIMEOUT_S, follow_redirects=False)
             hf_raise_for_status(answer)
             size = answer.headers.get("X-Linked-Size")
             if size is None and answer.status_code == 200:
@@ -217,11 +220,9 @@ class HuggingFaceHub:
     @contextmanager
     def _translated(self, what: str, repo: str) -> Iterator[None]:
         """Turns what huggingface_hub raises into the errors of exo-dl."""
-        from huggingface_hub import get_session
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-        # httpx or httpx2, whichever this huggingface_hub uses.
-        http_error: type[Exception] = sys.modules[type(get_session()).__module__.partition(".")[0]].HTTPError
+        http_error: type[Exception] = http_module().HTTPError
         try:
             yield
         except ExoDlError:
