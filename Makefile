@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEIGHTS := $(VENV)/.weights
+AUDIT := .venv-audit
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The locks name versions and hashes and no place to get them from: that is the business of the machine that installs.
 COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes \
@@ -11,7 +12,7 @@ COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-c
 	--no-emit-trusted-host $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fuzz lint format proto proto-check bench faults soak lab-tools lock clean
+.PHONY: help venv demo test check fuzz lint format proto proto-check bench faults soak audit lab-tools lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -65,6 +66,26 @@ faults: $(READY) lab-tools  ## Faults in the lab that take long, with the times 
 soak: $(READY)  ## Pulls under random faults for SOAK_MINUTES (30)
 	$(BIN)/python -m bench.soak
 
+# Not a part of the tests: what is known of a version changes by itself. --strict: a version that the service does not
+# know is a failure, not a pass.
+audit: $(AUDIT)/.ready  ## Known vulnerabilities of the locked versions, as a service on the internet tells them
+	@for lock in dev weights audit; do \
+		echo "requirements/$$lock.txt"; \
+		$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --timeout 10 \
+			-r requirements/$$lock.txt 2>$(AUDIT)/errors || { \
+			tail -n 1 $(AUDIT)/errors; \
+			grep -q '^Found [0-9]' $(AUDIT)/errors || \
+				echo "Nothing was audited: the service does not answer, or does not know this version."; \
+			exit 1; \
+		}; \
+		tail -n 1 $(AUDIT)/errors; \
+	done
+
+$(AUDIT)/.ready: requirements/audit.txt
+	test -x $(AUDIT)/bin/python || $(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
+	touch $@
+
 lab-tools:
 	bash tests/lab/setup.sh
 
@@ -72,6 +93,7 @@ lock: $(READY)  ## Resolve the dependencies again and write the locks (UPGRADE=-
 	$(COMPILE) -o requirements/runtime.txt pyproject.toml
 	$(COMPILE) -o requirements/build.txt --build-deps-for wheel --only-build-deps -c requirements/runtime.txt pyproject.toml
 	$(COMPILE) -o requirements/dev.txt --extra dev -c requirements/runtime.txt pyproject.toml
+	$(COMPILE) -o requirements/audit.txt requirements/audit.in
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-data
+	rm -rf $(VENV) $(AUDIT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-data

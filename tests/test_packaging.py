@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = ("runtime", "build", "dev", "weights")
-_MADE_HERE = {".git", ".venv", "build", "dist", "demo-data", "results", "__pycache__"}
+LOCKS = ("runtime", "build", "dev", "weights", "audit")
+_MADE_HERE = {".git", ".venv", ".venv-audit", "build", "dist", "demo-data", "results", "__pycache__"}
 # Written in halves, so that this file itself passes.
 _REGISTRIES = ("pypi" + ".org", "pythonhosted" + ".org", "registry" + ".npmjs", "deb" + ".debian.org", "crates" + ".io")
 
