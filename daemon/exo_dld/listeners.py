@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from exo_dl.errors import ProtocolError
+from exo_dl.net.request_rate import RequestRate
 from exo_dl.rpc.v1.swarm_pb2 import LinkMessage
 
 __all__ = ["Listeners"]
+
+# Lines of the log about what others do: who announces a thousand nodes must not fill a disk with them.
+_LINES_PER_S, _LINES_AT_ONCE = 0.2, 40.0
 
 
 class Listeners:
@@ -32,6 +37,8 @@ class Listeners:
         self._muted = True
         self._revision = 0
         self._next_change = asyncio.Event()
+        self._lines = RequestRate(per_s=_LINES_PER_S, at_once=_LINES_AT_ONCE)
+        self._untold = 0
 
     @property
     def revision(self) -> int:
@@ -62,6 +69,15 @@ class Listeners:
                 raise
             except Exception:  # An error in one listener must not end a link; it is a bug, and shown as one.
                 self._log.exception("a listener failed")
+
+    def _tell(self, text: str, *values: object) -> None:
+        """A line in the log; of very many only some, and how many were left out."""
+        if not self._lines.allow("", time.monotonic()):
+            self._untold += 1
+            return
+        if self._untold:
+            text, values, self._untold = f"{text} (%d such lines were left out)", (*values, self._untold), 0
+        self._log.info(text, *values)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs something in the background until it ends, or `stop`."""

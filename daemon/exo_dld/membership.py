@@ -267,7 +267,7 @@ class Membership(Listeners):
         """A peer could not be linked; told once as long as it stays the same."""
         if record.problem != problem and not record.linked:
             record.problem = problem
-            self._log.info("cannot reach %s (%s): %s", record.name, record.node_id, problem)
+            self._tell("cannot reach %s (%s): %s", record.name, record.node_id, problem)
             self._changed()
 
     def establish(self, record: PeerRecord, link: Link) -> None:
