@@ -10,6 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import datetime
+import itertools
+import os
 import ssl
 import tempfile
 
@@ -21,16 +24,27 @@ _DRIP_S = 0.3
 _OLD = "GET /v1/pieces/00000000000000000000/0-1 HTTP/1.1\r\nAuthorization: {}\r\n\r\n"
 
 
-def _wrong_tls() -> ssl.SSLContext:
-    """A member of another cluster."""
-    key, certificate = Identity(new_secret(), new_node_id()).certificate()
+def _two_months_ago() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=60)
+
+
+def _tls(identity: Identity | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(key + certificate)
-        file.flush()
-        context.load_cert_chain(file.name)
+    if identity is not None:
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(b"".join(identity.certificate()))
+            file.flush()
+            context.load_cert_chain(file.name)
     return context
+
+
+def _wrong_tls() -> list[ssl.SSLContext]:
+    """Without a certificate, with another cluster's, and, where the secret is known, with one that has ended."""
+    contexts = [_tls(None), _tls(Identity(new_secret(), new_node_id()))]
+    if secret := os.environ.get("EXO_DL_CLUSTER_SECRET"):
+        contexts.append(_tls(Identity(secret, new_node_id(), clock=_two_months_ago)))
+    return contexts
 
 
 async def _linger(reader: asyncio.StreamReader) -> None:
@@ -68,12 +82,14 @@ async def _stranger(host: str, port: int, kind: int, *, tls: ssl.SSLContext | No
 async def _run(host: str, grpc_port: int, piece_port: int, count: int) -> None:
     path = "/v1/pieces/00000000000000000000/0-1"
     ticket = TicketSigner(TicketKey(bytes(32)), new_node_id()).headers("GET", path)["Authorization"]
-    request, tls = _OLD.format(ticket).encode(), _wrong_tls()
+    request, wrong = _OLD.format(ticket).encode(), itertools.cycle(_wrong_tls())
     async with asyncio.TaskGroup() as group:
         for number in range(count):
             kind = number % 4
-            group.create_task(_stranger(host, piece_port, kind, tls=None, request=request))
-            group.create_task(_stranger(host, grpc_port, kind, tls=tls if kind == 3 else None, request=request))
+            plain = None if number % 8 else next(wrong)
+            group.create_task(_stranger(host, piece_port, kind, tls=plain, request=request))
+            tls = next(wrong) if kind == 3 else None
+            group.create_task(_stranger(host, grpc_port, kind, tls=tls, request=request))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from bench.models import LabModel, check_copy
 from exo_dl.net.identity import Identity, new_node_id
 from tests.lab.conftest import MakeLab, plans
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.timeout(180), pytest.mark.faults]
 
 BUDGET_BYTES = 256 << 20
 MAX_PEERS = 1024
