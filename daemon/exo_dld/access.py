@@ -21,6 +21,7 @@ import grpc
 import grpc.aio
 from cryptography import x509
 from cryptography.x509.oid import NameOID
+from google.protobuf.message import DecodeError
 
 from exo_dl.net.identity import Identity, certified_node
 from exo_dl.net.readers import certified_reader
@@ -62,6 +63,21 @@ class Caller:
     kind: CallerKind
     id: str = ""
     ends_at_s: float = 0.0
+
+
+_UNREADABLE = object()
+
+
+def _careful(read: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """What grpc.aio calls to read a request. It logs a traceback for each exception there, whoever sent the bytes."""
+
+    def careful(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            return _UNREADABLE
+
+    return careful
 
 
 @functools.lru_cache(maxsize=512)
@@ -128,6 +144,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # is generic 
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
+        if handler.request_deserializer is not None:
+            handler = handler._replace(request_deserializer=_careful(handler.request_deserializer))
         method = handler_call_details.method
         for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
             behaviour = getattr(handler, kind)
@@ -139,7 +157,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # is generic 
         if inspect.isasyncgenfunction(behaviour):
 
             async def answers(request: Any, context: Any) -> Any:
-                caller = await self._admit(method, context)
+                caller = await self._admit(method, request, context)
                 async for answer in behaviour(request, context):
                     await self._check(caller, method, context)
                     yield answer
@@ -147,18 +165,22 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # is generic 
             return answers
 
         async def answer(request: Any, context: Any) -> Any:
-            await self._admit(method, context)
+            await self._admit(method, request, context)
             return await behaviour(request, context)
 
         return answer
 
-    async def _admit(self, method: str, context: Any) -> Caller:
+    async def _admit(self, method: str, request: Any, context: Any) -> Caller:
         caller = caller_of(context, cluster_id=self._identity.cluster_id)
         if caller.kind is not CallerKind.LOCAL:
             self._doorway.arrived(context.peer())
         elif self._doorway.foreign_users():
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "Another user had the socket open.\nTry again.")
         await self._check(caller, method, context)
+        if request is _UNREADABLE:
+            text = "The request cannot be read: it is no message of this method."
+            self._tell(caller, method, context, text)
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
         return caller
 
     async def _check(self, caller: Caller, method: str, context: Any) -> None:

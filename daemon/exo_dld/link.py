@@ -163,8 +163,10 @@ class ServerStream:
     async def read(self) -> LinkMessage | None:
         """See `Stream`."""
         async with _translated():
-            request: Any = await self._context.read()
-            return request.message if isinstance(request, LinkRequest) else None
+            request: Any = await self._context.read()  # grpc.aio.EOF after the last one
+        if request is not grpc.aio.EOF and not isinstance(request, LinkRequest):
+            raise ProtocolError("It sent bytes that are no message.")
+        return request.message if isinstance(request, LinkRequest) else None
 
     async def write(self, message: LinkMessage) -> None:
         """See `Stream`."""

@@ -59,6 +59,20 @@ async def test_a_message_that_unpacks_to_much_is_refused_unread(node: Node) -> N
     assert psutil.Process().memory_info().rss - before < 200 << 20
 
 
+async def test_bytes_that_are_no_message_are_an_offence_and_no_traceback(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with channel(node, Identity(SECRET, new_node_id())) as member:
+        call = member.stream_stream("/exo_dl.rpc.v1.SwarmService/Link")()
+        await call.write(b"\xff" * 40)
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await member.unary_unary("/exo_dl.rpc.v1.SwarmService/Identify")(b"\xff" * 40)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 async def test_a_certificate_that_has_ended_opens_nothing(node: Node) -> None:
     past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=60)
     async with channel(node, Identity(SECRET, new_node_id(), clock=lambda: past)) as stale:
