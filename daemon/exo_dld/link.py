@@ -164,7 +164,7 @@ class ServerStream:
         """See `Stream`."""
         async with _translated():
             request: Any = await self._context.read()  # grpc.aio.EOF after the last one
-        if request is not grpc.aio.EOF and not isinstance(request, LinkRequest):
+        if request is not grpc.aio.EOF and not isinstance(request, LinkRequest):  # type: ignore[attr-defined]
             raise ProtocolError("It sent bytes that are no message.")
         return request.message if isinstance(request, LinkRequest) else None
 
