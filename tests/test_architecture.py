@@ -216,3 +216,22 @@ def test_public_names_are_these(name: str) -> None:
 def test_the_folder_daemon_is_no_package() -> None:
     # The name `daemon` belongs to another distribution; the wheel ships daemon/exo_dld as `exo_dld`.
     assert not (ROOT / "daemon" / "__init__.py").exists()
+
+
+_RUNS_DATA = {"eval", "exec", "compile", "__import__"}
+_UNSAFE_MODULES = {"pickle", "cPickle", "dill", "marshal", "shelve", "jsonpickle", "yaml"}
+
+
+@pytest.mark.parametrize("name", modules())
+def test_no_data_becomes_code(name: str) -> None:
+    """No eval, no pickle, no shell: also where a comment would tell the linter to look away."""
+    assert not {used.split(".")[0] for used in imports(name)} & _UNSAFE_MODULES
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Call):
+            assert not (isinstance(node.func, ast.Name) and node.func.id in _RUNS_DATA), f"{name}:{node.lineno}"
+            assert not (isinstance(node.func, ast.Attribute) and node.func.attr in ("system", "popen")), (
+                f"{name}:{node.lineno}"
+            )
+            for word in node.keywords:
+                harmless = isinstance(word.value, ast.Constant) and word.value.value is False
+                assert word.arg != "shell" or harmless, f"{name}:{node.lineno}"

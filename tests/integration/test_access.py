@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -299,3 +301,31 @@ def test_another_user_is_refused_where_the_modes_were_opened_by_mistake(hub: Loc
         assert len(told) == 1
     finally:
         node.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what this process listens on from /proc")
+def test_only_the_known_ports_listen_and_strangers_are_told_nothing(make_nodes: MakeNodes) -> None:
+    """No port but that for pieces speaks in clear, and that one says no more than that it lives."""
+    [one] = make_nodes("one", EXO_DL_PIECE_PORT=str(free_port()))
+    one.start()
+    one.wait_ready()
+    pieces = int(one.env["EXO_DL_PIECE_PORT"])
+    open_ports = psutil.Process(one.process.pid).net_connections("inet")
+    assert {c.laddr.port for c in open_ports if c.status == psutil.CONN_LISTEN} == {one.port, pieces}
+    assert not [c for c in open_ports if c.type == socket.SOCK_DGRAM], "mDNS is off"
+    for call in (
+        lambda channel: health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5),
+        list_services,
+    ):
+        with grpc.insecure_channel(f"127.0.0.1:{one.port}") as plain, pytest.raises(grpc.RpcError):
+            call(plain)
+        other = Identity(new_secret(), new_node_id())
+        with call_with(one, other.channel_credentials()) as channel, pytest.raises(grpc.RpcError):
+            call(channel)
+    with socket.create_connection(("127.0.0.1", pieces), timeout=5) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while data := sock.recv(4096):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert one.name.encode() not in answer

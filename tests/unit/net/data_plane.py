@@ -244,3 +244,15 @@ def request(path: str, node: str = "node-a", *, headers: dict[str, str] | None =
     all_headers = {**TicketSigner(KEY, node, audience="node-b").headers("GET", path), **(headers or {})}
     lines = [f"GET {path} HTTP/1.1", "Host: test", *(f"{name}: {value}" for name, value in all_headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@contextlib.contextmanager
+def dialled(server: PieceServer, host: str = "127.0.0.1") -> Iterator[socket.socket]:
+    with socket.create_connection((host, server.port), timeout=5) as sock:
+        yield sock
+
+
+def ask(server: PieceServer, path: str, **options: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
+    with dialled(server) as sock:
+        sock.sendall(request(path, **options))  # type: ignore[arg-type]
+        return read_answer(sock)

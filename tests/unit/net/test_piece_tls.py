@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import socket
 import ssl
 import tempfile
@@ -146,6 +147,19 @@ def test_a_ticket_of_another_node_is_refused(member: Node, content: Content) -> 
         end = member.end_of(fetch(member, server.port, 0, 1, ticket_of=OTHER))
         assert end.result is FetchResult.FAILED
         assert "401" in end.detail
+
+
+def test_a_certificate_that_has_ended_opens_nothing(content: Content) -> None:
+    """The side that connects believes it; the server does not."""
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=60)
+    context = PieceTls(Identity(SECRET, CLIENT, clock=lambda: past))._context(server=False)
+    with gated(content) as server:
+        raw = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        with raw, contextlib.suppress(OSError), context.wrap_socket(raw, server_hostname=SERVER) as sock:
+            sock.sendall(request(piece_path(PULL, 0, 1), CLIENT))
+            assert sock.recv(1) == b""
+        wait_until(lambda: server.stats().refused == 1, timeout_s=5, what="it is counted")
+        assert server.stats().requests == 0
 
 
 def test_strangers_get_no_word_over_tls(content: Content) -> None:
