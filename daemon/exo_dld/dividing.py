@@ -3,50 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.placement import DEFAULT_FRACTION, node_plan, place_experts, place_layers
-from exo_dl.core.plan import LayerParts, NodePlan, NodeRoom, Part, Plan, Sliced
+from exo_dl.core.plan import LayerParts, NodePlan, NodeRoom, Part, Plan, Sliced, merge_ranges
 from exo_dl.core.planfile import FilePlan, chosen
+from exo_dl.core.wants import NodeWants
 from exo_dl.errors import NoRoomError
 from exo_dl.formats.layers import classify
 from exo_dl.formats.slicing import slice_model
-from exo_dl.formats.weights import companions, weight_sets
+from exo_dl.formats.weights import companions
 from exo_dld.structure import Structure
 
-__all__ = ["DEFAULT_FRACTION", "divide", "from_file"]
+__all__ = ["DEFAULT_FRACTION", "Division", "divide", "from_file", "wants_of"]
 
 
-def divide(
-    place: str,
-    structure: Structure,
-    manifest: Manifest,
-    rooms: Sequence[NodeRoom],
-    *,
-    fraction: float,
-    previous: Plan | None,
-    replan: bool,
-    name_of: Callable[[str], str],
-) -> Plan:
-    """A model divided by "layers" or "experts".
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How a model is to be divided.
+
+    Attributes:
+        place: "layers" or "experts".
+        rooms: the nodes.
+        names: what people call them, by id.
+        fraction: of their memory, what weights may take.
+        previous: the plan that they carried out last; None where there is none.
+        replan: divide anew.
+    """
+
+    place: str
+    rooms: Sequence[NodeRoom]
+    names: Mapping[str, str]
+    fraction: float
+    previous: Plan | None = None
+    replan: bool = False
+
+
+def divide(division: Division, structure: Structure) -> Plan:
+    """A model divided by "layers" or "experts". Takes seconds where it has a hundred thousand tensors.
 
     Raises:
         UnknownStructureError: its parts cannot be told.
         PlacementError: there are more nodes than parts.
         NoRoomError: a share does not fit; it says whose, and by how much.
     """
-    model = _sliced(structure, manifest)
-    function = place_layers if place == "layers" else place_experts
+    model = _sliced(structure)
+    function = place_layers if division.place == "layers" else place_experts
+    previous, rooms = division.previous, division.rooms
     if previous is not None:
         # What a node has of this model already takes no room again.
         held = {node: _bytes_held(model, part) for node, part in previous.nodes.items()}
         rooms = [_with_disk(room, held.get(room.node, 0)) for room in rooms]
     try:
-        return function(model, rooms, fraction=fraction, previous=previous, replan=replan)
+        return function(model, rooms, fraction=division.fraction, previous=previous, replan=division.replan)
     except NoRoomError as error:
         what = error.what
-        for room in rooms:
-            what = what.replace(f"{room.node}:", f"{name_of(room.node)}:")
+        for node, name in division.names.items():
+            what = what.replace(f"{node}:", f"{name}:")
         raise NoRoomError(what, short=error.short, hint=error.hint) from error
 
 
@@ -63,34 +77,54 @@ def from_file(plan: FilePlan, manifest: Manifest, structure: Structure | None) -
     if structure is not None and plan.needs_tensors:
         parts = {t.name: Part(t.name, t.file, t.begin, t.end) for t in structure.model}
         if plan.needs_layers:
-            model = _sliced(structure, manifest)
+            model = _sliced(structure)
             layers = model.layers
             ends = {"first": model.first, "last": model.last, "everywhere": model.everywhere}
     found = chosen(plan, sizes, parts, layers, ends, companions(sizes))
     return Plan("custom", {n: node_plan(*c.kept, layers=c.layers) for n, c in found.items()}, len(layers))
 
 
-def _sliced(structure: Structure, manifest: Manifest) -> Sliced:
-    return slice_model(structure.model, classify(structure.model, structure.config), _everywhere(structure, manifest))
+def wants_of(
+    place: str, manifest: Manifest, plan: Plan, headers: Mapping[str, int], name_of: Callable[[str], str]
+) -> dict[str, NodeWants]:
+    """What each node of a plan wants.
 
-
-def _everywhere(structure: Structure, manifest: Manifest) -> Mapping[str, int]:
-    """What every node keeps whole: configurations, tokenizers, and the models of other folders (VAE, encoders)."""
+    Args:
+        place: the kind of placement.
+        manifest: the files.
+        plan: who keeps what.
+        headers: of each file that is divided, the bytes before its first tensor: whoever wants a part wants them too.
+        name_of: a node's name, for the note in its folder.
+    """
     sizes = {f.path: f.size for f in manifest.files}
-    kept = dict(companions(sizes))
-    folder = next(iter(structure.model.files)).rpartition("/")[0]
-    seen = {folder}
-    for weights in weight_sets(sizes):
-        if weights.kind == "safetensors" and weights.folder not in seen and folder:
-            seen.add(weights.folder)
-            kept |= {path: sizes[path] for path in weights.files}
-            if weights.index is not None:
-                kept[weights.index] = sizes[weights.index]
-    return kept
+    found = {}
+    for node, part in plan.nodes.items():
+        note: dict[str, object] = {"placement": place, "node": name_of(node)}
+        if plan.layer_count:
+            note |= {"layers": [list(run) for run in part.layers], "layer_count": plan.layer_count}
+        if part.experts:
+            note["experts"] = {str(layer): [list(run) for run in runs] for layer, runs in sorted(part.experts.items())}
+        spans = {path: merge_ranges([(0, headers[path]), *ranges]) for path, ranges in part.ranges.items()}
+        whole = {path for path, ranges in spans.items() if ranges == ((0, sizes[path]),)}
+        parts = {path: ranges for path, ranges in spans.items() if path not in whole}
+        found[node] = NodeWants(frozenset(whole.union(part.files)), parts, note)
+    return found
+
+
+def _sliced(structure: Structure) -> Sliced:
+    return slice_model(structure.model, classify(structure.model, structure.config), structure.beside)
 
 
 def _bytes_held(model: Sliced, part: NodePlan) -> int:
-    return sum(layer.size for a, b in part.layers for layer in model.layers[a:b])
+    """Bytes of the layers that a node had, and of the experts there where they were divided."""
+    size = 0
+    for number in (number for first, end in part.layers for number in range(first, min(end, len(model.layers)))):
+        layer = model.layers[number]
+        size += layer.size
+        if part.experts:
+            mine = {expert for first, end in part.experts.get(number, ()) for expert in range(first, end)}
+            size -= sum(p.size for expert, parts in layer.experts.items() if expert not in mine for p in parts)
+    return size
 
 
 def _with_disk(room: NodeRoom, held: int) -> NodeRoom:

@@ -20,8 +20,8 @@ from exo_dl.hubs.base import Hub, Resolved
 from exo_dl.rpc.v1 import pull_pb2
 from exo_dl.store.hflayout import HFLayout
 from exo_dl.store.library import Library
-from exo_dld.dividing import DEFAULT_FRACTION, divide, from_file
-from exo_dld.structure import read_structure
+from exo_dld.dividing import DEFAULT_FRACTION, Division, divide, from_file, wants_of
+from exo_dld.structure import Structure, read_structure
 
 __all__ = ["Planned", "Planner", "check_placement"]
 
@@ -146,9 +146,11 @@ class Planner:
         if place == "full" and not helpers:
             return Planned(None, place_full(_sizes(manifest), nodes), rooms, ())
         plan, headers, notes = await self._divide(place, asked, manifest, resolved, nodes, rooms)
-        wants = {n: self._wants(place, manifest, plan, plan.nodes[n], n, headers) for n in plan.nodes}
+        wants = wants_of(place, manifest, plan, headers, self._name_of)
         wants |= {n: NodeWants(note={"placement": "none"}) for n in helpers}
-        return Planned(Wants("files" if place == "full" else place, wants), plan, rooms, notes)
+        placement = Wants("files" if place == "full" else place, wants)
+        placement.require_sendable()
+        return Planned(placement, plan, rooms, notes)
 
     async def _divide(
         self,
@@ -168,32 +170,34 @@ class Planner:
             return self._files(asked, manifest, nodes), {}, ()
         hub = self._hub_for(resolved.endpoint)
         if place == "file":
-            return await self._from_file(self._file(asked.plan, rooms), manifest, hub)
+            return await asyncio.to_thread(self._from_file, self._file(asked.plan, rooms), manifest, hub)
+        division = Division(
+            place,
+            rooms=[rooms[node] for node in nodes],
+            names={node: self._name_of(node) for node in nodes},
+            fraction=asked.fraction or DEFAULT_FRACTION,
+            previous=self._previous(manifest, place),
+            replan=asked.replan,
+        )
         try:
-            structure = await asyncio.to_thread(read_structure, manifest, hub, partial(self._local, manifest))
-            headers = {f.file: f.header_bytes for f in structure.model.files.values()}
-            plan = divide(
-                place,
-                structure,
-                manifest,
-                [rooms[node] for node in nodes],
-                fraction=asked.fraction or DEFAULT_FRACTION,
-                previous=self._previous(manifest, place),
-                replan=asked.replan,
-                name_of=self._name_of,
-            )
+            # In a thread: with a hundred thousand tensors the arithmetic too takes seconds.
+            return await asyncio.to_thread(self._read_and_divide, division, manifest, hub)
         except UnknownStructureError as error:
             return place_full(_sizes(manifest), nodes), {}, (f"{error.what} Every node gets all of it.",)
-        return plan, headers, (structure.note,) if structure.note else ()
 
-    async def _from_file(
+    def _read_and_divide(
+        self, division: Division, manifest: Manifest, hub: Hub
+    ) -> tuple[Plan, Mapping[str, int], tuple[str, ...]]:
+        structure = read_structure(manifest, hub, partial(self._local, manifest))
+        return divide(division, structure), _headers(structure), _notes(structure)
+
+    def _from_file(
         self, plan: FilePlan, manifest: Manifest, hub: Hub
     ) -> tuple[Plan, Mapping[str, int], tuple[str, ...]]:
         if not plan.needs_tensors:
             return from_file(plan, manifest, None), {}, ()
-        structure = await asyncio.to_thread(read_structure, manifest, hub, partial(self._local, manifest))
-        headers = {f.file: f.header_bytes for f in structure.model.files.values()}
-        return from_file(plan, manifest, structure), headers, ()
+        structure = read_structure(manifest, hub, partial(self._local, manifest))
+        return from_file(plan, manifest, structure), _headers(structure), ()
 
     def _files(self, asked: pull_pb2.Placement, manifest: Manifest, nodes: Sequence[str]) -> Plan:
         globs: dict[str, list[str]] = {node: [] for node in nodes}
@@ -222,29 +226,6 @@ class Planner:
                 raise UsageError(f"{name} is not linked now.", hint="See: exo-dl peers")
             nodes[node] = lines
         return FilePlan(nodes, named.common)
-
-    def _wants(
-        self, place: str, manifest: Manifest, plan: Plan, node: NodePlan, name: str, headers: Mapping[str, int]
-    ) -> NodeWants:
-        note: dict[str, object] = {"placement": place, "node": self._name_of(name)}
-        if plan.layer_count:
-            note |= {"layers": [list(run) for run in node.layers], "layer_count": plan.layer_count}
-        if node.experts:
-            note["experts"] = {str(layer): [list(run) for run in runs] for layer, runs in sorted(node.experts.items())}
-        sizes = _sizes(manifest)
-        whole, parts = set(node.files), {}
-        for path, ranges in node.ranges.items():
-            joined: list[tuple[int, int]] = []
-            for begin, end in sorted([(0, headers[path]), *ranges]):
-                if joined and begin <= joined[-1][1]:
-                    joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
-                else:
-                    joined.append((begin, end))
-            if joined == [(0, sizes[path])]:
-                whole.add(path)
-            else:
-                parts[path] = tuple(joined)
-        return NodeWants(frozenset(whole), parts, note)
 
     def _local(self, manifest: Manifest, blob: Blob) -> list[Path]:
         """Files here that should have a content, or its beginning: what they say is only believed where it fits."""
@@ -318,6 +299,14 @@ class Planner:
 
 def _key(manifest: Manifest, place: str) -> str:
     return f"placement/{manifest.repo_type}/{manifest.repo}/{place}"
+
+
+def _headers(structure: Structure) -> dict[str, int]:
+    return {file.file: file.header_bytes for file in structure.model.files.values()}
+
+
+def _notes(structure: Structure) -> tuple[str, ...]:
+    return (structure.note,) if structure.note else ()
 
 
 def _sizes(manifest: Manifest) -> dict[str, int]:

@@ -17,7 +17,7 @@ from exo_dl.core.manifest import Blob, Manifest
 from exo_dl.errors import FormatError, HubError, IntegrityError, UnknownStructureError
 from exo_dl.formats import safetensors
 from exo_dl.formats.tensors import FileStructure, ModelStructure
-from exo_dl.formats.weights import is_weights, weight_sets
+from exo_dl.formats.weights import beside, is_weights, main_set
 from exo_dl.hubs.base import Hub
 from exo_dl.hubs.reader import HubReader, RedirectCache
 from exo_dl.store.verify import BlobHasher
@@ -37,11 +37,13 @@ class Structure:
     Attributes:
         model: the tensors of the files that can be divided.
         config: of the model; None where it has none.
+        beside: files that every node keeps whole, path -> bytes.
         note: which other weights no node gets, for a person; empty where there are none.
     """
 
     model: ModelStructure
     config: Mapping[str, Any] | None
+    beside: Mapping[str, int]
     note: str
 
 
@@ -60,16 +62,13 @@ def read_structure(manifest: Manifest, hub: Hub, local: Callable[[Blob], Sequenc
     """
     files = _Files(manifest, hub, local)
     sizes = {f.path: f.size for f in manifest.files}
-    sets = [found for found in weight_sets(sizes) if found.kind == "safetensors"]
-    if not sets:
+    weights = main_set(sizes)
+    if weights is None:
         kind = "GGUF" if any(path.endswith(".gguf") for path in sizes) else "these"
         raise UnknownStructureError(
             f"{manifest.repo} has no safetensors files: {kind} files are moved whole.",
             hint="Say who gets which file with --place files and --want NODE='GLOB'.",
         )
-    # The one with the most bytes; of those that are alike, the one that loaders choose first.
-    largest = max(sum(sizes[path] for path in found.files) for found in sets)
-    weights = next(found for found in sets if 2 * sum(sizes[path] for path in found.files) > largest)
     if weights.missing:
         raise FormatError(f"{manifest.repo} lacks {weights.missing[0]!r}, or it was left out of this pull.")
     chosen = list(weights.files)
@@ -85,12 +84,13 @@ def read_structure(manifest: Manifest, hub: Hub, local: Callable[[Blob], Sequenc
     model = ModelStructure({s.file: s for s in structures}, "safetensors")
     folder = weights.folder
     config = files.config(f"{folder}/config.json" if folder else "config.json")
-    left = [path for path in sizes if path not in chosen and is_weights(path) and path.rpartition("/")[0] == folder]
+    kept = beside(sizes, weights)
+    left = [path for path in sizes if path not in chosen and path not in kept and is_weights(path)]
     note = ""
     if left:
         size = sum(sizes[path] for path in left)
         note = f"No node gets {', '.join(left[:3])}{' and others' if left[3:] else ''} ({size} bytes): other weights."
-    return Structure(model, config, note)
+    return Structure(model, config, kept, note)
 
 
 class _Files:

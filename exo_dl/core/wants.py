@@ -10,7 +10,7 @@ from typing import Any
 
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.plan import want_pieces
-from exo_dl.errors import ProtocolError
+from exo_dl.errors import PlacementError, ProtocolError
 
 __all__ = ["MAX_DOCUMENT_BYTES", "NodeWants", "Wants"]
 
@@ -82,6 +82,15 @@ class Wants:
     def key(self) -> str:
         """A digest of the placement; part of the pull's id."""
         return hashlib.sha256(self.document()).hexdigest()[:16]
+
+    def require_sendable(self) -> None:
+        """Raises PlacementError where no other node would take the document."""
+        ranges = sum(len(found) for node in self.nodes.values() for found in node.parts.values())
+        if len(self.nodes) > _MAX_NODES or ranges > _MAX_RANGES or len(self.document()) > MAX_DOCUMENT_BYTES:
+            raise PlacementError(
+                f"The placement is too long: {ranges} ranges of files for {len(self.nodes)} nodes.",
+                hint="Divide by whole layers, or name fewer nodes.",
+            )
 
     @classmethod
     def from_document(cls, data: bytes, manifest: Manifest) -> Wants:

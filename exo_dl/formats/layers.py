@@ -88,6 +88,14 @@ class _Draft:
         index = self._stack_around(tensor.name) or 0
         (self.stacks[index][1][0] if index else self.first).append(tensor)
 
+    def share_embedding(self) -> None:
+        """An encoder and a decoder with one embedding (T5, BART): the decoder's first layer needs it as well."""
+        if len(self.stacks) != 2 or "decoder" not in self.stacks[1][0].split("."):
+            return
+        start = self.stacks[1][1][0]
+        if not any(is_embedding(tensor.name) for tensor in start):
+            start += [t for t in self.first if is_embedding(t.name) and self._stack_around(t.name) is None]
+
     def after(self, tensor: Tensor) -> None:
         index = self._stack_around(tensor.name)
         inner = index is not None and index < len(self.stacks) - 1
@@ -216,9 +224,11 @@ def classify(structure: ModelStructure, config: Mapping[str, object] | None = No
             f"{odd[0].name!r}.",
             hint="Place whole files instead: --place full or --place files.",
         )
+    draft.share_embedding()
     tied = _is_tied(draft, config)
     if tied:
-        embeddings = [t for t in (*draft.first, *(draft.stacks[-1][1][0])) if is_embedding(t.name)]
+        start = (*draft.first, *draft.stacks[-1][1][0])
+        embeddings = list(dict.fromkeys(tensor for tensor in start if is_embedding(tensor.name)))
         draft.last += [t for t in embeddings if t not in draft.last]
         tied = bool(embeddings)
     first, last, everywhere = (tuple(t.name for t in part) for part in (draft.first, draft.last, draft.everywhere))

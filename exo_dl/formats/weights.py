@@ -8,13 +8,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["WeightSet", "companions", "is_weights", "weight_sets"]
+__all__ = ["WeightSet", "beside", "companions", "is_weights", "main_set", "weight_sets"]
 
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,6})-of-(?P<count>\d{5,6})")
 _WEIGHTS = re.compile(
     r".*\.(?:safetensors|gguf|bin|pth?|ckpt|h5|msgpack|onnx|onnx_data|ot|npz|tflite|mlmodel|nemo|llamafile|zip|tar|gz)"
 )
 _FIRST_CHOICE = ("model", "diffusion_pytorch_model", "pytorch_model")
+
+# A pipeline of diffusers: the models of several folders. These run many times for one answer, the others once.
+_PIPELINE = "model_index.json"
+_DENOISERS = ("transformer", "unet", "prior")
 
 
 @dataclass(frozen=True)
@@ -84,3 +88,34 @@ def companions(files: Mapping[str, int]) -> dict[str, int]:
     Weights of any format and the indexes of weights are left out.
     """
     return {path: size for path, size in files.items() if not is_weights(path) and not path.endswith(".index.json")}
+
+
+def main_set(files: Mapping[str, int]) -> WeightSet | None:
+    """The model that is divided where a repository has several; None where it has no safetensors files.
+
+    It is the one with the most bytes, and of those that are alike the one that loaders choose first. In a pipeline of
+    diffusers it is the transformer or UNet, though the encoder of its prompts may be larger.
+
+    Args:
+        files: path -> bytes.
+    """
+    sets = [found for found in weight_sets(files) if found.kind == "safetensors"]
+    if _PIPELINE in files:
+        inner = [found for found in sets if found.folder]
+        sets = [found for found in inner if found.folder in _DENOISERS] or inner or sets
+    sizes = [sum(files[path] for path in found.files) for found in sets]
+    return next((found for found, size in zip(sets, sizes, strict=True) if 2 * size > max(sizes)), None)
+
+
+def beside(files: Mapping[str, int], main: WeightSet) -> dict[str, int]:
+    """What every node keeps whole beside its part of the main model, path -> bytes.
+
+    Configurations and tokenizers, and the first choice of weights of each other folder (encoders, VAE).
+    """
+    kept = companions(files)
+    seen = {main.folder, ""}
+    for found in weight_sets(files) if main.folder else ():
+        if found.kind == "safetensors" and found.folder not in seen:
+            seen.add(found.folder)
+            kept |= {path: files[path] for path in (*found.files, *([found.index] if found.index else []))}
+    return kept

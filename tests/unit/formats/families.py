@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
-from exo_dl.formats.safetensors import DTYPE_BITS
-from exo_dl.formats.tensors import FileStructure, ModelStructure, Tensor
+from tests.unit.formats.headers import Shapes, sharded, structure
+from tests.unit.formats.media import flux_1, sd3_medium, sd_unet, t5_small, t5_xxl_encoder, whisper_tiny
 
-Shapes = dict[str, tuple[int, ...]]
-
-
-def structure(shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16") -> ModelStructure:
-    """One file with these tensors, in the order of their names, as published files have them."""
-    tensors, at = [], 4096
-    for name in sorted(shapes):
-        size = math.prod(shapes[name]) * DTYPE_BITS[dtype] // 8
-        tensors.append(Tensor(name, dtype, shapes[name], "model.safetensors", at, at + size))
-        at += size
-    return ModelStructure(
-        {"model.safetensors": FileStructure("model.safetensors", 4096, tuple(tensors))}, "safetensors"
-    )
+__all__ = [
+    "PUBLISHED", "Shapes", "bert_base", "deepseek_v3", "flux_1", "gemma_2_2b", "gpt2", "llama_3_8b", "mixtral_8x7b",
+    "phi_2", "qwen2_5_0_5b", "qwen3_0_6b", "qwen3_30b_a3b", "sd3_medium", "sd_unet", "sharded", "structure", "t5_small",
+    "t5_xxl_encoder", "whisper_tiny",
+]  # fmt: skip
 
 
 def _decoder(
@@ -57,9 +48,15 @@ def llama_3_8b() -> Shapes:
     return _decoder(128256, 4096, 32, lambda _: _attention(4096, 4096, 1024) | _mlp(4096, 14336), head=True)
 
 
+def qwen2_5_0_5b() -> Shapes:
+    bias: Shapes = {f"self_attn.{name}_proj.bias": (wide,) for name, wide in (("q", 896), ("k", 128), ("v", 128))}
+    return _decoder(151936, 896, 24, lambda _: _attention(896, 896, 128) | bias | _mlp(896, 4864), head=False)
+
+
 def qwen3_0_6b() -> Shapes:
+    """Its head is the embedding, and its file has both."""
     norms: Shapes = {"self_attn.q_norm.weight": (128,), "self_attn.k_norm.weight": (128,)}
-    return _decoder(151936, 1024, 28, lambda _: _attention(1024, 2048, 1024) | norms | _mlp(1024, 3072), head=False)
+    return _decoder(151936, 1024, 28, lambda _: _attention(1024, 2048, 1024) | norms | _mlp(1024, 3072), head=True)
 
 
 def qwen3_30b_a3b() -> Shapes:
@@ -89,26 +86,36 @@ def mixtral_8x7b() -> Shapes:
 
 
 def deepseek_v3() -> Shapes:
-    """Without the scales of its FP8 weights."""
+    """FP8 with a scale for each block of 128 by 128, and a 62nd layer that predicts one token more."""
+
+    def scaled(shapes: Shapes) -> Shapes:
+        scales = {
+            f"{name}_scale_inv": (-(-rows // 128), -(-columns // 128)) for name, (rows, columns) in shapes.items()
+        }
+        return shapes | scales
 
     def layer(index: int) -> Shapes:
-        found: Shapes = {
-            "self_attn.q_a_proj.weight": (1536, 7168),
+        found = scaled(
+            {
+                "self_attn.q_a_proj.weight": (1536, 7168),
+                "self_attn.q_b_proj.weight": (24576, 1536),
+                "self_attn.kv_a_proj_with_mqa.weight": (576, 7168),
+                "self_attn.kv_b_proj.weight": (32768, 512),
+                "self_attn.o_proj.weight": (7168, 16384),
+            }
+        )
+        found |= {
             "self_attn.q_a_layernorm.weight": (1536,),
-            "self_attn.q_b_proj.weight": (24576, 1536),
-            "self_attn.kv_a_proj_with_mqa.weight": (576, 7168),
             "self_attn.kv_a_layernorm.weight": (512,),
-            "self_attn.kv_b_proj.weight": (32768, 512),
-            "self_attn.o_proj.weight": (7168, 16384),
             "input_layernorm.weight": (7168,),
             "post_attention_layernorm.weight": (7168,),
         }
         if index < 3:
-            return found | _mlp(7168, 18432)
+            return found | scaled(_mlp(7168, 18432))
         found |= {"mlp.gate.weight": (256, 7168), "mlp.gate.e_score_correction_bias": (256,)}
-        found |= _mlp(7168, 2048, "mlp.shared_experts")
+        found |= scaled(_mlp(7168, 2048, "mlp.shared_experts"))
         for expert in range(256):
-            found |= _mlp(7168, 2048, f"mlp.experts.{expert}")
+            found |= scaled(_mlp(7168, 2048, f"mlp.experts.{expert}"))
         if index == 61:
             found |= {"embed_tokens.weight": (129280, 7168), "enorm.weight": (7168,), "hnorm.weight": (7168,)}
             found |= {"eh_proj.weight": (7168, 14336), "shared_head.norm.weight": (7168,)}
@@ -186,74 +193,20 @@ def bert_base() -> Shapes:
     return found
 
 
-def whisper_tiny() -> Shapes:
-    found: Shapes = {
-        "model.encoder.conv1.weight": (384, 80, 3),
-        "model.encoder.conv1.bias": (384,),
-        "model.encoder.conv2.weight": (384, 384, 3),
-        "model.encoder.conv2.bias": (384,),
-        "model.encoder.embed_positions.weight": (1500, 384),
-        "model.decoder.embed_positions.weight": (448, 384),
-        "model.decoder.embed_tokens.weight": (51865, 384),
-    }
-    for side, blocks in (("encoder", ("self_attn",)), ("decoder", ("self_attn", "encoder_attn"))):
-        found |= {f"model.{side}.layer_norm.weight": (384,), f"model.{side}.layer_norm.bias": (384,)}
-        for n in range(4):
-            at = f"model.{side}.layers.{n}"
-            for block in blocks:
-                for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-                    found[f"{at}.{block}.{name}.weight"] = (384, 384)
-                found |= {f"{at}.{block}_layer_norm.weight": (384,), f"{at}.{block}_layer_norm.bias": (384,)}
-            found |= {f"{at}.fc1.weight": (1536, 384), f"{at}.fc2.weight": (384, 1536)}
-            found |= {f"{at}.final_layer_norm.weight": (384,), f"{at}.final_layer_norm.bias": (384,)}
-    return found
-
-
-def flux_1() -> Shapes:
-    """The transformer, as the original publication names it; the widest of its tensors."""
-    found: Shapes = {
-        "img_in.weight": (3072, 64),
-        "txt_in.weight": (3072, 4096),
-        "time_in.in_layer.weight": (3072, 256),
-        "time_in.out_layer.weight": (3072, 3072),
-        "vector_in.in_layer.weight": (3072, 768),
-        "vector_in.out_layer.weight": (3072, 3072),
-        "guidance_in.in_layer.weight": (3072, 256),
-        "guidance_in.out_layer.weight": (3072, 3072),
-        "final_layer.linear.weight": (64, 3072),
-        "final_layer.adaLN_modulation.1.weight": (6144, 3072),
-    }
-    for n in range(19):
-        for side in ("img", "txt"):
-            at = f"double_blocks.{n}.{side}"
-            found |= {f"{at}_mod.lin.weight": (18432, 3072), f"{at}_attn.qkv.weight": (9216, 3072)}
-            found |= {f"{at}_attn.proj.weight": (3072, 3072), f"{at}_attn.norm.query_norm.scale": (128,)}
-            found |= {f"{at}_mlp.0.weight": (12288, 3072), f"{at}_mlp.2.weight": (3072, 12288)}
-    for n in range(38):
-        at = f"single_blocks.{n}"
-        found |= {f"{at}.linear1.weight": (21504, 3072), f"{at}.linear2.weight": (3072, 15360)}
-        found[f"{at}.modulation.lin.weight"] = (9216, 3072)
-    return found
-
-
-def sd_unet() -> Shapes:
-    """Stable Diffusion 1.5's UNet: one tensor of each module."""
-    found: Shapes = {
-        "conv_in.weight": (320, 4, 3, 3),
-        "time_embedding.linear_1.weight": (1280, 320),
-        "time_embedding.linear_2.weight": (1280, 1280),
-        "conv_norm_out.weight": (320,),
-        "conv_out.weight": (4, 320, 3, 3),
-        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight": (1280, 1280),
-        "mid_block.resnets.0.conv1.weight": (1280, 1280, 3, 3),
-        "mid_block.resnets.1.conv1.weight": (1280, 1280, 3, 3),
-    }
-    for n, wide in enumerate((320, 640, 1280, 1280)):
-        for r in range(2):
-            found[f"down_blocks.{n}.resnets.{r}.conv1.weight"] = (wide, wide, 3, 3)
-        if n < 3:
-            found[f"down_blocks.{n}.attentions.0.transformer_blocks.0.attn1.to_q.weight"] = (wide, wide)
-            found[f"up_blocks.{3 - n}.attentions.0.transformer_blocks.0.attn1.to_q.weight"] = (wide, wide)
-        for r in range(3):
-            found[f"up_blocks.{3 - n}.resnets.{r}.conv1.weight"] = (wide, 2 * wide, 3, 3)
-    return found
+# What `len` gives for the published files, each tensor once.
+PUBLISHED: Mapping[Callable[[], Shapes], int] = {
+    llama_3_8b: 291,
+    qwen2_5_0_5b: 290,
+    qwen3_0_6b: 311,
+    qwen3_30b_a3b: 18_867,
+    mixtral_8x7b: 995,
+    deepseek_v3: 91_991,
+    gemma_2_2b: 288,
+    phi_2: 453,
+    gpt2: 160,
+    bert_base: 206,
+    whisper_tiny: 167,
+    t5_small: 131,
+    flux_1: 780,
+    sd_unet: 686,
+}

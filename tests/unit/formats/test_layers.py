@@ -4,6 +4,7 @@ import pytest
 
 from exo_dl.errors import FormatError, UnknownStructureError
 from exo_dl.formats.layers import LayerMap, classify
+from exo_dl.formats.tensors import ModelStructure
 from tests.unit.formats import families
 
 
@@ -15,6 +16,11 @@ def layer_map(shapes: families.Shapes, **config: object) -> LayerMap:
     return found
 
 
+@pytest.mark.parametrize("family", families.PUBLISHED, ids=lambda family: family.__name__)
+def test_the_fixtures_have_as_many_tensors_as_the_published_files(family) -> None:
+    assert len(family()) == families.PUBLISHED[family]
+
+
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
@@ -22,7 +28,8 @@ EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_he
     ("family", "layers", "first", "last"),
     [
         (families.llama_3_8b, 32, {EMBEDDING}, {NORM, HEAD}),
-        (families.qwen3_0_6b, 28, {EMBEDDING}, {NORM, EMBEDDING}),
+        (families.qwen2_5_0_5b, 24, {EMBEDDING}, {NORM, EMBEDDING}),
+        (families.qwen3_0_6b, 28, {EMBEDDING}, {NORM, HEAD}),
         (families.qwen3_30b_a3b, 48, {EMBEDDING}, {NORM, HEAD}),
         (families.mixtral_8x7b, 32, {EMBEDDING}, {NORM, HEAD}),
         (families.gemma_2_2b, 26, {EMBEDDING}, {NORM, EMBEDDING}),
@@ -42,6 +49,10 @@ def test_decoders(family, layers: int, first: set[str], last: set[str]) -> None:
     assert found.tied == bool(first & last)
 
 
+def test_a_head_that_is_said_to_be_the_embedding_comes_with_it_though_the_file_has_both() -> None:
+    assert set(layer_map(families.qwen3_0_6b(), tie_word_embeddings=True).last) == {NORM, HEAD, EMBEDDING}
+
+
 def test_experts_are_found_and_routers_and_shared_experts_stay_with_the_layer() -> None:
     found = layer_map(families.mixtral_8x7b())
     assert set(found.layers[3].experts) == set(range(8))
@@ -57,6 +68,7 @@ def test_deepseek_v3_has_61_layers_and_the_one_that_predicts_further_tokens_is_w
     experts = {name for names in found.layers[3].experts.values() for name in names}
     assert "model.layers.3.mlp.shared_experts.up_proj.weight" in set(found.layers[3].tensors) - experts
     assert {"model.layers.61.eh_proj.weight", "model.layers.61.mlp.experts.255.up_proj.weight", HEAD} <= set(found.last)
+    assert "model.layers.3.mlp.experts.0.up_proj.weight_scale_inv" in experts
     assert not found.tied
 
 
@@ -80,6 +92,34 @@ def test_whisper_is_its_encoder_and_then_its_decoder() -> None:
         "model.decoder.layer_norm.bias",
         "model.decoder.embed_tokens.weight",
     }
+
+
+def test_t5_is_its_encoder_and_then_its_decoder_which_need_the_same_embedding() -> None:
+    found = layer_map(families.t5_small(), architectures=["T5ForConditionalGeneration"], tie_word_embeddings=True)
+    assert [layer.stack for layer in found.layers] == ["encoder.block"] * 6 + ["decoder.block"] * 6
+    assert found.first == ("shared.weight",)
+    assert set(found.last) == {"decoder.final_layer_norm.weight", "shared.weight"}
+    assert "encoder.final_layer_norm.weight" in found.layers[5].tensors
+    assert "shared.weight" in found.layers[6].tensors
+    assert not any("shared.weight" in layer.tensors for layer in found.layers if layer.index != 6)
+    assert found.layers[0].size > found.layers[1].size, "with the table of relative positions"
+    untied = families.t5_small() | {"lm_head.weight": (32128, 512)}
+    assert set(layer_map(untied).last) == {"decoder.final_layer_norm.weight", "lm_head.weight"}
+
+
+def test_an_encoder_alone_needs_its_embedding_once() -> None:
+    found = layer_map(families.t5_xxl_encoder(), architectures=["T5EncoderModel"])
+    assert len(found.layers) == 24
+    assert (found.first, found.last) == (("shared.weight",), ("encoder.final_layer_norm.weight",))
+
+
+def test_sd3_has_24_blocks_between_what_reads_its_inputs_and_what_makes_the_image() -> None:
+    found = layer_map(families.sd3_medium(), **{"_class_name": "SD3Transformer2DModel"})
+    assert [layer.stack for layer in found.layers] == ["transformer_blocks"] * 24
+    assert {name.split(".")[0] for name in found.first} == {"pos_embed", "context_embedder", "time_text_embed"}
+    assert {name.split(".")[0] for name in found.last} == {"norm_out", "proj_out"}
+    assert found.layers[23].size < found.layers[22].size
+    assert not (found.everywhere or found.tied)
 
 
 def test_flux_is_its_double_and_then_its_single_blocks() -> None:
@@ -126,4 +166,4 @@ def test_a_name_in_two_files_is_refused() -> None:
         "other.safetensors", 8, tuple(type(t)(t.name, t.dtype, t.shape, "other", 8, 12) for t in one.tensors)
     )
     with pytest.raises(FormatError, match="is in"):
-        families.ModelStructure({"a": one, "b": two}, "safetensors")
+        ModelStructure({"a": one, "b": two}, "safetensors")
