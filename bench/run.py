@@ -13,15 +13,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.cluster import Node
 from bench.killed import finish_without
 from bench.lab import Lab, nginx_lab
 from bench.models import LabModel, check_copy, make_lab_model
+from bench.parts import check_parts
 from bench.peers import Used, hf_download
-from bench.scenarios import BALANCE, FAULTS, SPEEDUP, Scenario, least_time_s
+from bench.scenarios import BALANCE, FAULTS, PARTS, SPEEDUP, Scenario, least_time_s
 from bench.served import summarize
 
 __all__ = ["Row", "main", "measure"]
@@ -83,13 +85,23 @@ def measure(scenario: Scenario, model: LabModel, *, folder: Path) -> Row:
             used = Used(wall_s=wall_s, cpu_s=0.0, rss_bytes=rss)
             return _row(lab, mark, "exo-dl", scenario, model, used, least_s=least_s)
         begin = time.monotonic()
-        nodes[0].json("pull", model.repo, timeout_s=900)
+        nodes[0].json("pull", model.repo, *scenario.placement, timeout_s=900)
         wall_s = time.monotonic() - begin
         cpu_s = sum(node.cpu_s() for node in nodes) - cpu_before
         rss = max(node.peak_rss_bytes() for node in nodes)
+        used = Used(wall_s=wall_s, cpu_s=cpu_s, rss_bytes=rss)
+        if scenario.placement:
+            check_parts(nodes, model)
+            return _row(lab, mark, "exo-dl", scenario, model, used, wants=_wants(nodes[0], scenario, model))
         for node in nodes:
             check_copy(model, node.home)
-        return _row(lab, mark, "exo-dl", scenario, model, Used(wall_s=wall_s, cpu_s=cpu_s, rss_bytes=rss))
+        return _row(lab, mark, "exo-dl", scenario, model, used)
+
+
+def _wants(node: Node, scenario: Scenario, model: LabModel) -> dict[str, int]:
+    """Bytes that the placement gives to each node, as `exo-dl plan` says."""
+    plan = node.json("plan", model.repo, *scenario.placement)[-1]
+    return {str(part["name"]): int(part["bytes"]) for part in plan["nodes"]}
 
 
 def measure_hf(scenario: Scenario, model: LabModel, *, folder: Path) -> Row:
@@ -109,10 +121,12 @@ def _row(
     used: Used,
     *,
     least_s: float | None = None,
+    wants: Mapping[str, int] | None = None,
 ) -> Row:
     lab.stop_hub()  # its log is complete then
     served = summarize(lab.requests(since=mark))
-    least_s = least_s or least_time_s(scenario, model.size_bytes)
+    least_s = least_s or least_time_s(scenario, model.size_bytes, wants)
+    delivered_bytes = sum(wants.values()) if wants else model.size_bytes * len(scenario.nodes)
     return Row(
         program=program,
         scenario=scenario.name,
@@ -122,7 +136,7 @@ def _row(
         least_s=least_s,
         ratio=used.wall_s / least_s,
         hub_ratio=served.total_bytes / model.size_bytes,
-        cpu_s_per_gb=used.cpu_s / (model.size_bytes * len(scenario.nodes) / GB),
+        cpu_s_per_gb=used.cpu_s / (delivered_bytes / GB),
         peak_rss_bytes=used.rss_bytes,
     )
 
@@ -158,7 +172,7 @@ def _speedups(medians: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the scenarios that the arguments name, prints tables, and appends every run to a file in bench/results."""
-    scenarios = {scenario.name: scenario for scenario in (*BALANCE, *FAULTS, *SPEEDUP)}
+    scenarios = {scenario.name: scenario for scenario in (*BALANCE, *PARTS, *FAULTS, *SPEEDUP)}
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenario", nargs="*", help=f"default: all of {', '.join(scenarios)}; 'speedup' is its four")
     parser.add_argument("--runs", type=int, default=3, help="runs of each scenario; the median is shown (default: 3)")

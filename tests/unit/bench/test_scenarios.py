@@ -4,7 +4,7 @@ import pytest
 
 from bench.labnet import payload_bytes_per_s
 from bench.run import main, median_row
-from bench.scenarios import BALANCE, SPEEDUP, least_time_s
+from bench.scenarios import BALANCE, PARTS, SPEEDUP, least_time_s
 
 MODEL_BYTES = 512 << 20
 
@@ -22,6 +22,14 @@ def test_the_least_time_is_set_by_all_links_to_the_hub_together() -> None:
     for scenario in (*BALANCE, *SPEEDUP):
         expected = MODEL_BYTES / payload_bytes_per_s(links[scenario.name])
         assert least_time_s(scenario, MODEL_BYTES) == pytest.approx(expected)
+
+
+def test_parts_of_a_model_cost_the_links_to_the_hub_as_much_as_all_of_it_once() -> None:
+    (layers,) = PARTS
+    assert layers.placement[:4] == ("--place", "layers", "--memory", "n1=8GiB")
+    wants = {plan.name: MODEL_BYTES * gib // 120 for plan, gib in zip(layers.nodes, layers.memory_gib, strict=True)}
+    expected = MODEL_BYTES / payload_bytes_per_s(400)
+    assert least_time_s(layers, MODEL_BYTES, wants) == pytest.approx(expected)
 
 
 def test_a_link_of_100_mbit_carries_headers_too() -> None:
