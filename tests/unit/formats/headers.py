@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import struct
 from collections.abc import Iterable, Mapping
 
+from exo_dl.formats.gguf import NeedMore, parse_header
 from exo_dl.formats.safetensors import DTYPE_BITS
 from exo_dl.formats.tensors import FileStructure, ModelStructure, Tensor
 
@@ -63,3 +66,37 @@ def sharded(shapes: Mapping[str, tuple[int, ...]], shards: int, dtype: str = "BF
 def pair(name: str, *shape: int) -> Shapes:
     """A weight and its bias."""
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def file_of(header: object, data: int = 0) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(data)
+
+
+def entry(begin: int, end: int, dtype: str = "U8", shape: list[int] | None = None) -> dict[str, object]:
+    return {"dtype": dtype, "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
+
+
+def gguf_header(*, tensors: int = 0, pairs: int = 0, version: int = 3, body: bytes = b"") -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, tensors, pairs) + body
+
+
+def gguf_text(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf_info(name: str | bytes, sizes: list[int], kind: int = 0, offset: int = 0) -> bytes:
+    return gguf_text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, kind, offset)
+
+
+def read_gguf(data: bytes, *, first: int = 24, file: str = "m.gguf") -> tuple[FileStructure, int]:
+    """The header, read as a program does that has the file at a hub; and how often it had to ask."""
+    size = first
+    for asked in range(40):
+        try:
+            return parse_header(data[:size], len(data), file=file), asked
+        except NeedMore as more:
+            assert size < more.bytes <= len(data)
+            size = more.bytes
+    raise AssertionError("it never has enough")

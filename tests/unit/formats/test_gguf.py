@@ -6,25 +6,12 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from exo_dl.errors import FormatError
-from exo_dl.formats.gguf import FIRST_READ_BYTES, TYPES, NeedMore, join_splits, parse_header, split_of
+from exo_dl.formats.gguf import FIRST_READ_BYTES, TYPES, join_splits, split_of
 from exo_dl.formats.layers import classify
 from exo_dl.formats.tensors import FileStructure
-
-
-def read(data: bytes, *, first: int = 24, file: str = "m.gguf") -> tuple[FileStructure, int]:
-    """The header, read as a program does that has the file at a hub; and how often it had to ask."""
-    size = first
-    for asked in range(40):
-        try:
-            return parse_header(data[:size], len(data), file=file), asked
-        except NeedMore as more:
-            assert size < more.bytes <= len(data)
-            size = more.bytes
-    pytest.fail("it never has enough")
+from tests.unit.formats.headers import gguf_header, gguf_info, gguf_text, read_gguf
 
 
 def written(path: Path, names: list[str], *, words: int = 10) -> bytes:
@@ -55,7 +42,7 @@ NAMES = [
 
 def test_what_the_package_writes_is_read(tmp_path: Path) -> None:
     data = written(tmp_path / "m.gguf", [*NAMES, "output_norm.weight"], words=70_000)
-    found, asked = read(data)
+    found, asked = read_gguf(data)
     assert found.header_bytes > FIRST_READ_BYTES and asked <= 6
     assert found.metadata["llama.block_count"] == 2
     assert "tokenizer.ggml.tokens" not in found.metadata
@@ -88,68 +75,34 @@ def test_the_parts_of_a_split_model_are_joined() -> None:
     assert split_of("a/m-00003-of-00002.gguf") is None and split_of("m.gguf") is None
 
 
-def header(*, tensors: int = 0, pairs: int = 0, version: int = 3, body: bytes = b"") -> bytes:
-    return b"GGUF" + struct.pack("<IQQ", version, tensors, pairs) + body
-
-
-def text(value: str | bytes) -> bytes:
-    data = value.encode() if isinstance(value, str) else value
-    return struct.pack("<Q", len(data)) + data
-
-
-def info(name: str | bytes, sizes: list[int], kind: int = 0, offset: int = 0) -> bytes:
-    return text(name) + struct.pack(f"<I{len(sizes)}QIQ", len(sizes), *sizes, kind, offset)
-
-
 @pytest.mark.parametrize(
     ("data", "says"),
     [
         (b"", "letters GGUF"),
         (b"ggml" + bytes(60), "letters GGUF"),
-        (header(version=1), "version 1"),
-        (header(version=3 << 24), "big-endian"),
-        (header(tensors=1 << 60), "announces"),
-        (header(pairs=1 << 60), "announces"),
-        (header(pairs=1, body=struct.pack("<Q", 1 << 62)), "past the file"),
-        (header(pairs=1, body=text("k") + struct.pack("<I", 99)), "unknown type 99"),
-        (header(pairs=1, body=text("k") + struct.pack("<IIQ", 9, 0, 1 << 62)), "past the file"),
-        (header(pairs=1, body=text("k") + struct.pack("<IIQ", 9, 8, 1 << 62)), "more than there is room"),
-        (header(pairs=1, body=text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 9), "in arrays"),
-        (header(pairs=2, body=(text("k") + struct.pack("<IB", 0, 1)) * 2), "twice"),
-        (header(pairs=1, body=text(b"\xff") + struct.pack("<IB", 0, 1)), "UTF-8"),
-        (header(pairs=1, body=text("general.alignment") + struct.pack("<II", 4, 0)), "alignment"),
-        (header(tensors=1, body=info("a", [4, 4, 4, 4, 4])), "5 dimensions"),
-        (header(tensors=1, body=info("a", [4], kind=77)), "unknown type 77"),
-        (header(tensors=1, body=info("a", [33], kind=2)), "no multiple"),
-        (header(tensors=1, body=info("a", [], kind=2)), "no multiple"),
-        (header(tensors=1, body=info("a", [1 << 60])), "past the file"),
-        (header(tensors=1, body=info("a", [8], offset=32)) + bytes(200), "after a hole"),
-        (header(tensors=2, body=info("a", [8]) + info("b", [8])) + bytes(200), "over another"),
-        (header(tensors=2, body=info("a", [8]) + info("a", [8], offset=32)) + bytes(200), "twice"),
-        (header(tensors=1, body=info("n" * 600, [8])) + bytes(200), "600 bytes"),
+        (gguf_header(version=1), "version 1"),
+        (gguf_header(version=3 << 24), "big-endian"),
+        (gguf_header(tensors=1 << 60), "announces"),
+        (gguf_header(pairs=1 << 60), "announces"),
+        (gguf_header(pairs=1, body=struct.pack("<Q", 1 << 62)), "past the file"),
+        (gguf_header(pairs=1, body=gguf_text("k") + struct.pack("<I", 99)), "unknown type 99"),
+        (gguf_header(pairs=1, body=gguf_text("k") + struct.pack("<IIQ", 9, 0, 1 << 62)), "past the file"),
+        (gguf_header(pairs=1, body=gguf_text("k") + struct.pack("<IIQ", 9, 8, 1 << 62)), "more than there is room"),
+        (gguf_header(pairs=1, body=gguf_text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 9), "in arrays"),
+        (gguf_header(pairs=2, body=(gguf_text("k") + struct.pack("<IB", 0, 1)) * 2), "twice"),
+        (gguf_header(pairs=1, body=gguf_text(b"\xff") + struct.pack("<IB", 0, 1)), "UTF-8"),
+        (gguf_header(pairs=1, body=gguf_text("general.alignment") + struct.pack("<II", 4, 0)), "alignment"),
+        (gguf_header(tensors=1, body=gguf_info("a", [4, 4, 4, 4, 4])), "5 dimensions"),
+        (gguf_header(tensors=1, body=gguf_info("a", [4], kind=77)), "unknown type 77"),
+        (gguf_header(tensors=1, body=gguf_info("a", [33], kind=2)), "no multiple"),
+        (gguf_header(tensors=1, body=gguf_info("a", [], kind=2)), "no multiple"),
+        (gguf_header(tensors=1, body=gguf_info("a", [1 << 60])), "past the file"),
+        (gguf_header(tensors=1, body=gguf_info("a", [8], offset=32)) + bytes(200), "after a hole"),
+        (gguf_header(tensors=2, body=gguf_info("a", [8]) + gguf_info("b", [8])) + bytes(200), "over another"),
+        (gguf_header(tensors=2, body=gguf_info("a", [8]) + gguf_info("a", [8], offset=32)) + bytes(200), "twice"),
+        (gguf_header(tensors=1, body=gguf_info("n" * 600, [8])) + bytes(200), "600 bytes"),
     ],
 )
 def test_a_header_that_lies_is_refused(data: bytes, says: str) -> None:
     with pytest.raises(FormatError, match=says):
-        read(data)
-
-
-SEEDS = [
-    header(tensors=2, body=info("a", [8]) + info("b", [64], kind=2, offset=32)) + bytes(200),
-    header(pairs=2, body=text("k") + struct.pack("<IIQ", 9, 8, 1) + text("v") + text("j") + struct.pack("<IQ", 10, 7)),
-]
-
-
-@settings(max_examples=400)
-@given(
-    st.sampled_from(SEEDS) | st.binary(max_size=80).map(lambda body: header(tensors=1, pairs=1, body=body)), st.data()
-)
-def test_nothing_but_its_own_errors_leave_the_parser(data: bytes, draw: st.DataObject) -> None:
-    spoilt = bytearray(data)
-    for _ in range(draw.draw(st.integers(0, 4))):
-        spoilt[draw.draw(st.integers(0, len(spoilt) - 1))] = draw.draw(st.integers(0, 255))
-    try:
-        found, _ = read(bytes(spoilt))
-    except FormatError:
-        return
-    assert all(found.header_bytes <= t.begin <= t.end <= len(spoilt) for t in found.tensors)
+        read_gguf(data)

@@ -1,11 +1,7 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from exo_dl.errors import FormatError
@@ -17,15 +13,7 @@ from exo_dl.formats.safetensors import (
     parse_header,
     parse_index,
 )
-
-
-def file_of(header: object, data: int = 0) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + bytes(data)
-
-
-def entry(begin: int, end: int, dtype: str = "U8", shape: list[int] | None = None) -> dict[str, object]:
-    return {"dtype": dtype, "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
+from tests.unit.formats.headers import entry, file_of
 
 
 def test_what_the_library_writes_is_read_and_what_is_built_is_read_by_the_library() -> None:
@@ -91,39 +79,6 @@ def test_a_header_above_the_limit_is_refused_by_its_first_eight_bytes() -> None:
         header_size((MAX_HEADER_BYTES + 1).to_bytes(8, "little"), 1 << 40, file="m")
     with pytest.raises(FormatError, match="Only 20 bytes"):
         parse_header((100).to_bytes(8, "little") + bytes(12), 1000, file="m")
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=20,
-)
-ENTRIES = st.fixed_dictionaries(
-    {
-        "dtype": st.sampled_from(["U8", "F32", "F4", "X"]) | VALUES,
-        "shape": st.lists(st.integers(-1, 9), max_size=3) | VALUES,
-        "data_offsets": st.lists(st.integers(-1, 40), min_size=2, max_size=2) | VALUES,
-    }
-)
-
-
-@settings(max_examples=300)
-@given(
-    st.dictionaries(st.text(max_size=6), ENTRIES | VALUES, max_size=4).map(file_of) | st.binary(max_size=64), st.data()
-)
-def test_nothing_but_its_own_error_leaves_the_parser(data: bytes, draw: st.DataObject) -> None:
-    spoilt = bytearray(data + bytes(draw.draw(st.integers(0, 40))))
-    for _ in range(draw.draw(st.integers(0, 3)) if spoilt else 0):
-        spoilt[draw.draw(st.integers(0, len(spoilt) - 1))] = draw.draw(st.integers(0, 255))
-    try:
-        found = parse_header(bytes(spoilt), len(spoilt), file="m")
-    except FormatError:
-        return
-    at = found.header_bytes
-    for tensor in found.tensors:
-        assert tensor.begin == at
-        at = tensor.end
-    assert at == len(spoilt)
 
 
 def test_an_index_is_read_and_its_files_are_paths_in_the_repository() -> None:
