@@ -17,15 +17,8 @@ from exo_dl.core.manifest import Manifest
 from exo_dl.errors import ExoDlError, StorageError
 from exo_dl.hubs.base import Hub
 from exo_dl.net.fetch import FetchPool
-from exo_dl.store.pullstore import (
-    BlobCorrupt,
-    BlobPublished,
-    CheckFinished,
-    PiecesFound,
-    PullStore,
-    StoreEvent,
-    StoreFailed,
-)
+from exo_dl.store import events
+from exo_dl.store.pullstore import PullStore, StoreEvent
 from exo_dld.alarm import Alarm
 from exo_dld.doubts import Doubts
 from exo_dld.gated import OwnAccess
@@ -260,25 +253,27 @@ class Worker:
         if self._closed:
             return
         match event:
-            case PiecesFound(pieces):
+            case events.PiecesFound(pieces):
                 self.checking &= ~pieces
                 self.bytes_held += self._manifest.set_bytes(pieces & self._want)
                 self.feed(core.Held(pieces))
                 self._ports.rejoin()
                 self._ports.changed()
-            case CheckFinished():
+            case events.CheckFinished():
                 self.checking = 0
                 self.feed(core.Checking(0))
                 if self.state is NodeState.CHECKING:
                     self._set_state(NodeState.PULLING)
                 self._ports.rejoin()
                 self._try_finish()
-            case BlobPublished(index):
+            case events.BlobPublished(index):
                 self._unpublished.discard(index)
                 self._try_finish()
-            case BlobCorrupt(index, bad_pieces):
+            case events.BlobCorrupt(index, bad_pieces):
                 self._doubts.corrupt(index, bad_pieces)
-            case StoreFailed(error):
+            case events.PartsMended(paths):
+                self._ports.fault(f"{self._ports.name} had wrong bytes of {', '.join(paths)}: its parts were mended.")
+            case events.StoreFailed(error):
                 self.fail(error)
 
     def _banned(self, peer: str) -> None:

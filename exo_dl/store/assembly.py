@@ -21,16 +21,24 @@ from pathlib import Path
 from exo_dl.core.manifest import Blob, Manifest
 from exo_dl.core.pieces import iter_bits, mask
 from exo_dl.errors import ExoDlError, StorageError
-from exo_dl.store.checking import check_files, check_names, check_part, differing_pieces, plan_slot
-from exo_dl.store.events import BlobCorrupt, BlobPublished, CheckFinished, PiecesFound, StoreEvent, StoreFailed
+from exo_dl.store.checking import check_files, check_names, check_part, differing_pieces, plan_slot, spoilt_parts
+from exo_dl.store.events import (
+    BlobCorrupt,
+    BlobPublished,
+    CheckFinished,
+    PartsMended,
+    PiecesFound,
+    StoreEvent,
+    StoreFailed,
+)
 from exo_dl.store.folder import disk_errors
 from exo_dl.store.library import HeldBlob, Library, ModelRecord
 from exo_dl.store.osfile import Graveyard, copy_range
-from exo_dl.store.partfile import PartBusyError, PartFile
+from exo_dl.store.partfile import PartFile
 from exo_dl.store.publish import Layout, Staged
 from exo_dl.store.selection import PART_SUFFIX, Selection
-from exo_dl.store.shards import part_sources, write_parts
-from exo_dl.store.slots import PieceTable, ReadFiles, Slot, Stage, evict_pieces, leave_part, piece_set
+from exo_dl.store.shards import Sources, finish_folder
+from exo_dl.store.slots import PieceTable, ReadFiles, Slot, Stage, evict_pieces, leave_part, open_part, piece_set
 from exo_dl.store.threads import Threads
 from exo_dl.store.verify import VerifyPool, WriteBack
 
@@ -40,7 +48,6 @@ _log = logging.getLogger(__name__)
 _PUBLISHERS = 4
 _CHECKERS = 2
 _MAX_DIGEST_THREADS = 4
-_MAX_SAME_PARTS = 8
 _graveyard = Graveyard()
 
 
@@ -134,7 +141,7 @@ class Assembly:
         try:
             self.layout.check_room(needed + self.selection.copied_bytes)
             for slot in to_make:
-                slot.part = self._open_part(slot)
+                slot.part = open_part(slot, self.layout.folder)
                 if slot.blob.piece_count <= 1:
                     # Made and reserved; hundreds of small files need not be open all the time.
                     os.close(slot.part.detach())
@@ -157,6 +164,10 @@ class Assembly:
         if not self.complete:
             missing = sum(slot.full and slot.stage is not Stage.PUBLISHED for slot in self.slots.values())
             raise StorageError(f"{self.manifest.repo} cannot be published: {missing} files are not verified yet.")
+        if spoilt := spoilt_parts(self.slots.values(), self.part, self.table, self.claims, self._stop):
+            for index, pieces in spoilt:
+                self._emit(BlobCorrupt(index, pieces))
+            return self.layout.folder.root  # whoever asked drops those pieces, and finishes again with others
         held = {slot.blob.index: Staged(slot.part_name, frozenset(slot.in_place)) for slot in full}
         path = self.layout.finish(self.manifest, revision, held) if full else self.layout.folder.root
         remembered: list[tuple[Path, Blob, bytes, os.stat_result]] = []
@@ -171,11 +182,13 @@ class Assembly:
         self.library.remember(remembered)
         paths = {p for slot in full for p in slot.blob.paths}
         m, name = self.manifest, self.layout.name
-        if self.selection.parts or self.selection.folder:
-            sources = part_sources(self.slots, m, (*self.selection.parts, *sorted(paths)), self.whole_fd)
-            base = self.layout.parts_folder(m, self._node_id)
-            path = write_parts(self.layout.folder, base, m, self.selection, sources, self._stop)
-            name += PART_SUFFIX
+        sources = Sources(self.slots, m, self.whole_fd, self.table.digest)
+        at = (self.layout, self._node_id, m)
+        folder, wrong = finish_folder(*at, self.selection, sorted(paths), sources, self._stop)
+        if folder is not None:
+            path, name = folder, name + PART_SUFFIX
+        if wrong:
+            self._emit(PartsMended(wrong))
         if files := tuple(entry for entry in m.files if entry.path in paths):
             record = ModelRecord(m.hub, m.repo_type, m.repo, m.commit, (), name, path, files, complete=True)
             self.library.add_model(record, revision)
@@ -202,25 +215,12 @@ class Assembly:
         for folder in folders:
             self.layout.folder.prune(folder)
 
-    def _open_part(self, slot: Slot) -> PartFile:
-        """Opens the slot's part file; or one beside it, when another pull of this node is at work on that content."""
-        name = slot.part_name
-        for number in range(2, _MAX_SAME_PARTS):
-            try:
-                part = PartFile.open(self.layout.folder, name, slot.blob, reserve=slot.byte_runs(slot.wanted))
-            except PartBusyError:
-                name = f"{slot.part_name}-{number}"
-            else:
-                slot.part_name = name
-                return part
-        raise PartBusyError(f"{self.layout.folder.path(slot.part_name)} is in use by too many pulls.")
-
     def part(self, slot: Slot) -> PartFile:
         """The slot's part file, opened when it is not. With the slot's lock. KeyError when closed."""
         if self.closed:
             raise KeyError(slot.blob.first_piece)
         if slot.part is None:
-            slot.part = self._open_part(slot)
+            slot.part = open_part(slot, self.layout.folder)
         return slot.part
 
     def whole_fd(self, blob_index: int) -> int:
@@ -302,7 +302,7 @@ class Assembly:
     def _copy_in(self, slot: Slot) -> None:
         """The content is in a file outside of the layout's places: copies it in."""
         with slot.lock:
-            part = self._open_part(slot)
+            part = open_part(slot, self.layout.folder)
         with disk_errors(slot.source or self.layout.folder.root):
             try:
                 copied = copy_range(self._reads.fd(slot), part.fd, slot.blob.size, self._stop)

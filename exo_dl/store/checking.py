@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from pathlib import Path
 
 from exo_dl.core.manifest import Blob, Manifest
@@ -18,10 +18,11 @@ from exo_dl.store.publish import Layout
 from exo_dl.store.slots import PieceTable, Slot, piece_set
 from exo_dl.store.verify import BlobHasher, scan_pieces
 
-__all__ = ["check_files", "check_names", "check_part", "differing_pieces", "plan_slot"]
+__all__ = ["check_files", "check_names", "check_part", "differing_pieces", "plan_slot", "spoilt_parts"]
 
 _log = logging.getLogger(__name__)
 _BATCH_BYTES = 64 << 20
+_LET_GO_S = 0.01
 
 
 def plan_slot(slot: Slot, manifest: Manifest, layout: Layout, library: Library) -> int:
@@ -156,6 +157,31 @@ def differing_pieces(fd: int, blob: Blob, pieces: Iterable[int], table: PieceTab
         if table.digest(piece) != digest:
             bad |= 1 << piece
     return bad
+
+
+def spoilt_parts(
+    slots: Iterable[Slot],
+    part_of: Callable[[Slot], PartFile],
+    table: PieceTable,
+    claims: Container[int],
+    stop: threading.Event,
+) -> list[tuple[int, int]]:
+    """Blobs that are not wanted whole, with their pieces (a set) that a late writer spoilt: no digest shows it.
+
+    Waits until the other writers of contested pieces have let go, which they do when they hear that a piece is there.
+    """
+    found = []
+    for slot in slots:
+        if slot.full or not slot.contested:
+            continue
+        while any(piece in claims for piece in tuple(slot.contested)) and not stop.wait(_LET_GO_S):
+            pass
+        with slot.lock:
+            part, pieces = part_of(slot), sorted(p for p in slot.contested if slot.wanted >> p & 1 and table.is_held(p))
+            slot.contested.clear()
+        if bad := differing_pieces(part.fd, slot.blob, pieces, table, stop):
+            found.append((slot.blob.index, bad))
+    return found
 
 
 def check_names(slots: Iterable[Slot], folder: Folder) -> None:

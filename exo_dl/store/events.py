@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from exo_dl.errors import ExoDlError
 
-__all__ = ["BlobCorrupt", "BlobPublished", "CheckFinished", "PiecesFound", "StoreEvent", "StoreFailed"]
+__all__ = ["BlobCorrupt", "BlobPublished", "CheckFinished", "PartsMended", "PiecesFound", "StoreEvent", "StoreFailed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,4 +52,11 @@ class StoreFailed:
     error: ExoDlError
 
 
-StoreEvent = PiecesFound | CheckFinished | BlobPublished | BlobCorrupt | StoreFailed
+@dataclass(frozen=True, slots=True)
+class PartsMended:
+    """An earlier pull had wrong bytes of these files in its folder of parts. It has the right ones now."""
+
+    paths: tuple[str, ...]
+
+
+StoreEvent = PiecesFound | CheckFinished | BlobPublished | BlobCorrupt | StoreFailed | PartsMended

@@ -10,7 +10,15 @@ from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import iter_runs
 from exo_dl.errors import UsageError
 from exo_dl.store.assembly import Assembly
-from exo_dl.store.events import BlobCorrupt, BlobPublished, CheckFinished, PiecesFound, StoreEvent, StoreFailed
+from exo_dl.store.events import (
+    BlobCorrupt,
+    BlobPublished,
+    CheckFinished,
+    PartsMended,
+    PiecesFound,
+    StoreEvent,
+    StoreFailed,
+)
 from exo_dl.store.extent import Extent
 from exo_dl.store.folder import disk_errors
 from exo_dl.store.library import Library
@@ -19,7 +27,16 @@ from exo_dl.store.selection import Selection
 from exo_dl.store.slots import Slot, Stage, end_claim
 from exo_dl.store.verify import piece_range
 
-__all__ = ["BlobCorrupt", "BlobPublished", "CheckFinished", "PiecesFound", "PullStore", "StoreEvent", "StoreFailed"]
+__all__ = [
+    "BlobCorrupt",
+    "BlobPublished",
+    "CheckFinished",
+    "PartsMended",
+    "PiecesFound",
+    "PullStore",
+    "StoreEvent",
+    "StoreFailed",
+]
 
 _NODE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

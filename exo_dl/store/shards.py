@@ -14,6 +14,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
 
 from exo_dl.core.manifest import Blob, Manifest
 from exo_dl.errors import StorageError
@@ -21,10 +24,11 @@ from exo_dl.formats import safetensors
 from exo_dl.formats.tensors import FileStructure, Tensor
 from exo_dl.store.folder import Folder, disk_errors, write_bytes
 from exo_dl.store.osfile import copy_range
+from exo_dl.store.publish import Layout
 from exo_dl.store.selection import Selection
 from exo_dl.store.slots import Slot
 
-__all__ = ["NOTE_NAME", "Source", "part_sources", "write_parts"]
+__all__ = ["NOTE_NAME", "Source", "Sources", "finish_folder", "mend_parts", "write_parts"]
 
 NOTE_NAME = "exo_dl.json"
 _DRAFTS = ".exo-dl-draft"
@@ -44,25 +48,86 @@ class Source:
         blob: its content.
         fd: its bytes at their own offsets; those that this node does not hold are a hole.
         part: the name of the part file in the target folder; None where ``fd`` is of a whole file.
+        piece: the digest of a piece, by its number in the manifest; None where it is not held.
     """
 
     path: str
     blob: Blob
     fd: int
     part: str | None
+    piece: Callable[[int], bytes | None]
+
+    def digest(self, ranges: Iterable[tuple[int, int]]) -> str:
+        """One digest for the pieces that hold these bytes: it changes with any of them."""
+        size, first = self.blob.piece_size, self.blob.first_piece
+        pieces = {first + n for begin, end in ranges for n in range(begin // size, -(-end // size))}
+        return blake3(b"".join(self.piece(n) or b"" for n in sorted(pieces))).hexdigest()
 
 
-def part_sources(
-    slots: Mapping[int, Slot], manifest: Manifest, paths: Iterable[str], fd_of: Callable[[int], int]
-) -> list[Source]:
-    """Where the files ``paths`` of a pull are read; ``fd_of`` opens a blob."""
-    blobs = {path: blob for blob in manifest.blobs for path in blob.paths}
-    sources = []
-    for path in paths:
-        slot, fd = slots[blobs[path].index], fd_of(blobs[path].index)
+class Sources:
+    """Where the files of one pull are read.
+
+    Args:
+        slots: by blob index.
+        manifest: the model.
+        fd_of: opens a blob.
+        piece: the digest of a piece.
+    """
+
+    def __init__(
+        self,
+        slots: Mapping[int, Slot],
+        manifest: Manifest,
+        fd_of: Callable[[int], int],
+        piece: Callable[[int], bytes | None],
+    ) -> None:
+        self._slots = {path: slots[blob.index] for blob in manifest.blobs if blob.index in slots for path in blob.paths}
+        self._fd_of = fd_of
+        self._piece = piece
+
+    def __call__(self, path: str) -> Source:
+        """One of the files."""
+        slot = self._slots[path]
+        fd = self._fd_of(slot.blob.index)
         is_part = slot.part is not None and slot.source is None
-        sources.append(Source(path, slot.blob, fd, slot.part_name if is_part else None))
-    return sources
+        return Source(path, slot.blob, fd, slot.part_name if is_part else None, self._piece)
+
+
+def finish_folder(
+    layout: Layout,
+    node_id: str,
+    manifest: Manifest,
+    selection: Selection,
+    whole: Sequence[str],
+    sources: Sources,
+    stop: threading.Event,
+) -> tuple[Path | None, tuple[str, ...]]:
+    """What is to be done about the folder of parts at the end of a pull.
+
+    Args:
+        layout: the target.
+        node_id: this node.
+        manifest: the model.
+        selection: what of it was pulled.
+        whole: the files that are here whole and verified.
+        sources: where files are read.
+        stop: ends it within milliseconds.
+
+    Returns:
+        The folder where the pull was for parts; and the files of which an earlier pull had put wrong parts there.
+
+    Raises:
+        StorageError, FormatError: as `write_parts`.
+    """
+    if selection.parts or selection.folder:
+        base = layout.parts_folder(manifest, node_id)
+        found = [sources(path) for path in (*selection.parts, *whole)]
+        return write_parts(layout.folder, base, manifest, selection, found, stop), ()
+    if layout.name == "hf":
+        return None, mend_parts(layout.folder, layout.parts_folder(manifest, node_id), manifest, whole, sources, stop)
+    if layout.name == "dir" and set(_listed(layout.folder, "").get("files", {})) <= set(whole):
+        layout.folder.remove(NOTE_NAME)  # these are whole files now
+    return None, ()
 
 
 def write_parts(
@@ -225,7 +290,9 @@ def _note(
     for source in sorted(sources, key=lambda s: s.path):
         entry: dict[str, object] = {"size": sizes[source.path], "of": source.blob.etag, "of_size": source.blob.size}
         if source.path in kept:
-            entry["tensors"] = len(kept[source.path])
+            ranges = selection.parts[source.path]
+            entry |= {"tensors": len(kept[source.path]), "ranges": [list(run) for run in ranges]}
+            entry["pieces"] = source.digest(ranges)
         files[source.path] = entry
     document = {
         "format": 1,
@@ -238,6 +305,63 @@ def _note(
         "files": files,
     }
     return json.dumps(document, indent=1).encode() + b"\n"
+
+
+_OUR_KEYS = ("format", "hub", "repo_type", "repo", "commit", "layout", "files")
+
+
+def _listed(folder: Folder, base: str) -> dict[str, Any]:
+    """The note of a folder; empty where there is none that can be read as one."""
+    try:
+        note = json.loads(folder.read(f"{base}/{NOTE_NAME}".lstrip("/"), limit=_NOTE_LIMIT) or b"{}")
+    except ValueError:
+        return {}
+    return note if isinstance(note, dict) and isinstance(note.get("files", {}), dict) else {}
+
+
+def mend_parts(
+    folder: Folder,
+    base: str,
+    manifest: Manifest,
+    whole: Sequence[str],
+    sources: Sources,
+    stop: threading.Event,
+) -> tuple[str, ...]:
+    """Writes a node's folder anew where a file turns out to be another than the one that its parts were taken from.
+
+    Args:
+        folder: the target.
+        base: the folder's name in there.
+        manifest: the model.
+        whole: the files that are here whole and verified.
+        sources: where files are read.
+        stop: ends it within milliseconds.
+
+    Returns:
+        The files whose parts were wrong; empty where the folder is right, is not there, or has parts of other files.
+
+    Raises:
+        StorageError: the disk fails.
+    """
+    note = _listed(folder, base)
+    files = note.get("files", {})
+    if not files or not files.keys() <= set(whole):
+        return ()
+    try:
+        parts = {
+            path: [(int(a), int(b)) for a, b in entry["ranges"]] for path, entry in files.items() if "ranges" in entry
+        }
+        found = {path: sources(path) for path in files}
+        wrong = tuple(path for path in parts if found[path].digest(parts[path]) != files[path].get("pieces"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return ()
+    if wrong:
+        more = {key: value for key, value in note.items() if key not in _OUR_KEYS}
+        sparse = str(note.get("layout", "")).startswith("sparse")
+        indexes = frozenset(found[path].blob.index for path in files if path not in parts)
+        selection = Selection(0, indexes, parts, folder=True, sparse=sparse, note=more)
+        write_parts(folder, base, manifest, selection, list(found.values()), stop)
+    return wrong
 
 
 def _stale(old: bytes | None, sizes: Mapping[str, int]) -> set[str]:

@@ -19,9 +19,20 @@ from exo_dl.store.osfile import Graveyard
 from exo_dl.store.partfile import PartBusyError, PartFile
 from exo_dl.store.verify import is_content
 
-__all__ = ["PieceTable", "ReadFiles", "Slot", "Stage", "end_claim", "evict_pieces", "leave_part", "piece_set"]
+__all__ = [
+    "PieceTable",
+    "ReadFiles",
+    "Slot",
+    "Stage",
+    "end_claim",
+    "evict_pieces",
+    "leave_part",
+    "open_part",
+    "piece_set",
+]
 
 _DIGEST = 32
+_MAX_SAME_PARTS = 8
 _ABSENT, _EXPECTED, _HELD = 0, 1, 2
 _BITS = bytes(ord("1") if state == _HELD else ord("0") for state in range(256))
 
@@ -311,3 +322,17 @@ def evict_pieces(slot: Slot, pieces: int, table: PieceTable, claimed: Container[
             part.close(graveyard)
             slot.part = None
     return gone
+
+
+def open_part(slot: Slot, folder: Folder) -> PartFile:
+    """Opens a slot's part file; or one beside it, when another pull of this node is at work on that content."""
+    name = slot.part_name
+    for number in range(2, _MAX_SAME_PARTS):
+        try:
+            part = PartFile.open(folder, name, slot.blob, reserve=slot.byte_runs(slot.wanted))
+        except PartBusyError:
+            name = f"{slot.part_name}-{number}"
+        else:
+            slot.part_name = name
+            return part
+    raise PartBusyError(f"{folder.path(slot.part_name)} is in use by too many pulls.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from exo_dl.core.wants import NodeWants
 from exo_dl.formats import safetensors
 from exo_dl.store.library import Library
 from exo_dl.store.publish import DirLayout, HFLayout, Layout
-from exo_dl.store.pullstore import BlobPublished
+from exo_dl.store.pullstore import BlobCorrupt, BlobPublished, PartsMended
 from exo_dl.store.selection import Selection
 from tests.unit.store.stores import MIB, Node, by_digest, manifest_of
 
@@ -95,6 +96,73 @@ def test_a_sparse_file_has_the_tensors_where_they_were(tmp_path: Path, library: 
         load_file(folder / "model.safetensors")["model.layers.5.w"].tobytes() == TENSORS["model.layers.5.w"].tobytes()
     )
     assert (folder / "model.safetensors").stat().st_blocks * 512 < 4 * MIB
+
+
+def test_a_late_writer_cannot_spoil_a_part_whose_digest_nobody_knows(tmp_path: Path, library: Library) -> None:
+    node = Node(MANIFEST, HFLayout(tmp_path / "hub"), library, want=selection(2, 3)).begin()
+    try:
+        pieces = list(iter_bits(selection(2, 3).want & ~node.store.have))
+        late = max(pieces)
+        extent = node.store.extent(late)  # the second of two that fetch it
+        node.write(by_digest(FILES), pieces)
+        node.events.wait(BlobPublished, len(node.store.awaited))
+        os.pwrite(extent.fd, bytes(100), extent.offset)
+        node.store.abandon([late])
+        node.store.finish("main")
+        (found,) = node.events.of(BlobCorrupt)
+        assert found.bad_pieces == 1 << late
+        assert not list((tmp_path / "hub").glob("exo-dl/**/*.safetensors")), "nothing of it was shown to programs"
+        node.store.forget(found.bad_pieces)
+        node.write(by_digest(FILES), [late])
+        held = load_file(node.store.finish("main") / "model.safetensors")
+        assert held["model.layers.3.w"].tobytes() == TENSORS["model.layers.3.w"].tobytes()
+    finally:
+        node.store.close(keep=True)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_parts_that_turn_out_wrong_are_mended_when_the_whole_file_comes(
+    tmp_path: Path, library: Library, *, sparse: bool
+) -> None:
+    layout = HFLayout(tmp_path / "hub")
+    wrong = FILES | {"model.safetensors": bytearray(FILES["model.safetensors"])}
+    at = next(t.begin for t in HEADER.tensors if t.name == "model.layers.3.w") + MIB // 2
+    wrong["model.safetensors"][at] ^= 0xFF
+    contents = {digest: bytes(wrong[path]) for path in FILES for digest in by_digest({path: FILES[path]})}
+    node = Node(MANIFEST, layout, library, want=selection(2, 3, sparse=sparse)).begin()
+    node.write(contents, iter_bits(selection(2, 3).want & ~node.store.have))
+    node.events.wait(BlobPublished, len(node.store.awaited))
+    folder = node.store.finish("main")
+    node.store.close(keep=True)
+    assert (
+        load_file(folder / "model.safetensors")["model.layers.3.w"].tobytes() != TENSORS["model.layers.3.w"].tobytes()
+    )
+
+    node = Node(MANIFEST, layout, library).begin()
+    node.write(contents, iter_bits(mask(0, MANIFEST.piece_count) & ~node.store.have))
+    node.events.wait(BlobCorrupt)
+    node.store.forget(node.events.of(BlobCorrupt)[0].bad_pieces)
+    node.fill(FILES)
+    node.store.finish("main")
+    node.store.close(keep=True)
+    assert node.events.of(PartsMended) == [PartsMended(("model.safetensors",))]
+    held = load_file(folder / "model.safetensors")
+    for name in ("model.layers.2.w", "model.layers.3.w"):
+        assert held[name].tobytes() == TENSORS[name].tobytes()
+    assert json.loads((folder / "exo_dl.json").read_text())["layout"].startswith("sparse") == sparse
+    again = Node(MANIFEST, layout, library).begin()
+    again.store.finish("main")
+    again.store.close(keep=True)
+    assert not again.events.of(PartsMended), "what is right is left alone"
+
+
+def test_a_plain_folder_says_no_more_that_it_is_a_part_once_it_is_whole(tmp_path: Path, library: Library) -> None:
+    layout = DirLayout(tmp_path / "it")
+    folder, _ = pull(selection(2), layout, library)
+    assert (folder / "exo_dl.json").exists()
+    pull(Selection.of_pieces(MANIFEST, mask(0, MANIFEST.piece_count)), layout, library)
+    assert (folder / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert not (folder / "exo_dl.json").exists()
 
 
 def test_what_is_held_for_others_goes_without_a_trace(tmp_path: Path, library: Library) -> None:
