@@ -25,6 +25,7 @@ from exo_dl.types import (
     Departure,
     FileCheck,
     Model,
+    NodeMetrics,
     Peer,
     Placement,
     Pull,
@@ -109,6 +110,12 @@ class Client(Connection):
         request = cluster_pb2.SetLimitsRequest(nodes=_texts(nodes, "nodes"), **given)
         answer = await self._call(_CLUSTER + "SetLimits", request, cluster_pb2.SetLimitsResponse)
         return from_message(ClusterLimits, answer.limits)
+
+    async def get_metrics(self) -> NodeMetrics:
+        """What the daemon counted and measured since its start."""
+        request = cluster_pb2.GetMetricsRequest()
+        answer = await self._call(_CLUSTER + "GetMetrics", request, cluster_pb2.GetMetricsResponse)
+        return from_message(NodeMetrics, answer.metrics)
 
     async def leave(self, *, within_s: float = 10.0) -> Departure:
         """Has the daemon hand over what only it holds, for ``within_s`` at most, and then stop."""

@@ -20,8 +20,10 @@ __all__ = [
     "ClusterLimits",
     "Departure",
     "FileCheck",
+    "LoopLag",
     "Model",
     "NodeLimits",
+    "NodeMetrics",
     "NodePlan",
     "NodePull",
     "NodeState",
@@ -290,6 +292,55 @@ class ClusterLimits:
     nodes: tuple[NodeLimits, ...] = field(
         metadata=_convert(lambda nodes: tuple(from_message(NodeLimits, n) for n in nodes))
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopLag:
+    """How late a daemon's event loop is with what is due: of the last minute, and from ``worst_s`` on since its start.
+
+    ``buckets`` are (at most so many seconds, looks that found no more than that); what no bucket holds is in ``count``.
+    """
+
+    p50_s: float
+    p99_s: float
+    max_s: float
+    worst_s: float
+    sum_s: float
+    count: int
+    buckets: tuple[tuple[float, int], ...] = field(
+        metadata=_convert(lambda buckets: tuple((b.at_most_s, b.count) for b in buckets))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMetrics:
+    """What a daemon counted since its start, and what it is like now: see ``NodeMetrics`` in ``cluster.proto``."""
+
+    id: str
+    name: str
+    version: str
+    uptime_s: float
+    loop_lag: LoopLag = field(metadata=_convert(lambda lag: from_message(LoopLag, lag)))
+    bytes_from_hub: int
+    bytes_from_peers: int
+    received_from_hub_bytes: int
+    received_from_peers_bytes: int
+    bytes_served: int
+    piece_requests: int
+    piece_requests_busy: int
+    piece_requests_refused: int
+    calls_refused: int
+    piece_connections: int
+    uploads: int
+    peers_up: int
+    pulls_running: int
+    pulls_done: int
+    pulls_failed: int
+    pulls_cancelled: int
+    cpu_s: float
+    rss_bytes: int
+    threads: int
+    open_files: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ READABLE = frozenset(
         _CLUSTER + "ListPeers",
         _CLUSTER + "WatchPeers",
         _CLUSTER + "GetLimits",
+        _CLUSTER + "GetMetrics",
         _PULL + "ListPulls",
         _PULL + "WatchPull",
         _PULL + "ListModels",
@@ -138,6 +139,8 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # is generic 
         self._revoked = revoked
         self._clock = clock
         self._told: OrderedDict[tuple[CallerKind, str], None] = OrderedDict()
+        self.refused = 0
+        """Calls so far that were not let in."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Puts the question before the method's own handler."""
@@ -197,6 +200,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # is generic 
             text = "A read-only ticket is for looking only.\nRun this on a machine of the cluster, or with its secret."
         else:
             return
+        self.refused += 1
         self._tell(caller, method, context, text)
         await context.abort(code, text)
 

@@ -51,6 +51,7 @@ from exo_dld.leaving import Leaving
 from exo_dld.limits import Limits
 from exo_dld.membership import Membership
 from exo_dld.messages import PullSpec, select
+from exo_dld.metrics import Metrics
 from exo_dld.peerbook import UP
 from exo_dld.planner import Planner
 from exo_dld.ports import Ports
@@ -58,6 +59,7 @@ from exo_dld.pulls import Pulls
 from exo_dld.readers import Readers
 from exo_dld.rekey import Rekey
 from exo_dld.services import ClusterServicer, PullServicer, WatchLimit
+from exo_dld.session import Session
 from exo_dld.statedir import StateDir
 from exo_dld.status import Status
 from exo_dld.targets import OfferRules
@@ -201,7 +203,22 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         tls=tls,
         needs_tls=needs_tls,
     )
+    metrics = Metrics(
+        name=config.name,
+        membership=membership,
+        pool=pool,
+        piece_server=piece_server,
+        running=lambda: pulls.running(),
+        calls_refused=lambda: gate.refused,
+    )
+    stack.callback(metrics.close)
+
+    def pull_ended(session: Session) -> None:
+        status.remember(session)
+        metrics.ended(session)
+
     vouched = Vouched()
+    make_worker = _workers(config, identity, library, status, pool, jobs, vouched)
     pulls = Pulls(
         membership=membership,
         name=config.name,
@@ -215,10 +232,10 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
             hf_cache=config.hf_cache,
             node_id=identity.node_id,
         ),
-        make_worker=_workers(config, identity, library, status, pool, jobs, vouched),
+        make_worker=lambda spec, ports: metrics.watch(make_worker(spec, ports)),
         make_signer=lambda node: TicketSigner(ticket_key, identity.node_id, audience=node),
         stop_serving=piece_server.stop_pull,
-        on_end=status.remember,
+        on_end=pull_ended,
         rules=OfferRules(
             endpoint=config.hf_endpoint,
             allow_dirs=tuple(map(Path, config.allow_dirs)),
@@ -257,7 +274,8 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         members=lambda: [at for peer in membership.peers() if peer.state == UP for at in peer.addresses],
         group=config.socket_group,
     )
-    server = servers.make_server(Gate(identity, revoked=readers.revoked, doorway=doorway))
+    gate = Gate(identity, revoked=readers.revoked, doorway=doorway)
+    server = servers.make_server(gate)
     watches = WatchLimit()
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(
         ClusterServicer(
@@ -267,6 +285,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
             status=status.beat,
             watches=watches,
             limits=limits,
+            metrics=metrics,
             leaving=leaving,
         ),
         server,

@@ -15,6 +15,7 @@ from exo_dl.store.selection import PART_SUFFIX
 from exo_dld.leaving import Leaving
 from exo_dld.limits import Limits
 from exo_dld.membership import Membership
+from exo_dld.metrics import Metrics
 from exo_dld.peerbook import UP, PeerInfo
 from exo_dld.pulls import Pulls
 from exo_dld.statuses import stream, unary
@@ -74,6 +75,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         status: what this node says of itself in each beat.
         watches: the limit on streams.
         limits: on bandwidth.
+        metrics: what this node counts.
         leaving: the way out.
     """
 
@@ -86,10 +88,12 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         status: Callable[[], Beat],
         watches: WatchLimit,
         limits: Limits,
+        metrics: Metrics,
         leaving: Leaving,
     ) -> None:
         self._membership = membership
         self._limits = limits
+        self._metrics = metrics
         self._leaving = leaving
         self._name = name
         self._version = version
@@ -139,6 +143,10 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         """Changes them."""
         await self._limits.change(request)
         return cluster_pb2.SetLimitsResponse(limits=self._limits.snapshot())
+
+    async def GetMetrics(self, request: cluster_pb2.GetMetricsRequest, context: Any) -> cluster_pb2.GetMetricsResponse:
+        """What this node counted and measured."""
+        return cluster_pb2.GetMetricsResponse(metrics=self._metrics.to_pb())
 
     @unary
     async def Leave(self, request: cluster_pb2.LeaveRequest, context: Any) -> cluster_pb2.LeaveResponse:

@@ -15,6 +15,7 @@ import exo_dl
 from exo_dl.cli.cluster import cluster
 from exo_dl.cli.commands import cancel, ls, peers, status, verify
 from exo_dl.cli.limits import leave, limit
+from exo_dl.cli.metrics import metrics
 from exo_dl.cli.options import EXIT_INTERRUPTED, remote_options, require_local, state_dir_option
 from exo_dl.cli.placing import plan
 from exo_dl.cli.pull import pull
@@ -74,7 +75,7 @@ def up(context: click.Context, arguments: tuple[str, ...]) -> None:
     os.execv(sys.executable, command)  # noqa: S606 - no shell, and this very interpreter
 
 
-for _command in (up, pull, plan, status, peers, ls, cancel, verify, limit, leave, cluster):
+for _command in (up, pull, plan, status, peers, ls, cancel, verify, limit, metrics, leave, cluster):
     cli.add_command(_command)
 
 

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from exo_dl.core.swarm import FetchResult
 from exo_dl.errors import (
@@ -29,7 +30,17 @@ from exo_dl.net.piece_tls import PieceTls
 from exo_dl.net.receive import PEER_FILL_BYTES, JobStopped, PieceSink, Task, fill, hub_fill_bytes
 from exo_dl.net.tickets import TIME_HEADER
 
-__all__ = ["FetchEvent", "FetchPool", "HubJob", "JobEnded", "PeerJob", "PieceDone", "PieceTarget", "Timeouts"]
+__all__ = [
+    "FetchEvent",
+    "FetchPool",
+    "HubJob",
+    "JobEnded",
+    "PeerJob",
+    "PieceDone",
+    "PieceTarget",
+    "Received",
+    "Timeouts",
+]
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 3.0
@@ -41,6 +52,14 @@ _STATUS_RESULTS = {
     429: FetchResult.BUSY,
     503: FetchResult.BUSY,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Bytes of the bodies of jobs that have ended, also those of pieces that came twice or were thrown away."""
+
+    hub_bytes: int
+    peer_bytes: int
 
 
 class FetchPool:
@@ -84,6 +103,7 @@ class FetchPool:
         self._peers = Lane("fetch-peer", limit=max_peer_threads, run=self._run_task)
         self._hubs: dict[int, Lane] = {}
         self._hushed = False
+        self._received = Received(0, 0)
 
     def submit(self, job: PeerJob | HubJob) -> None:
         """Takes a job.
@@ -131,6 +151,10 @@ class FetchPool:
         """Bytes that the jobs of this moment still wait for."""
         with self._lock:
             return sum(task.bytes_left for task, _ in self._tasks.values())
+
+    def received(self) -> Received:
+        """What came so far (any thread)."""
+        return self._received
 
     def hub_window(self) -> int | None:
         """The most that one request to the hub should ask for now (any thread); None: all that is wanted."""
@@ -200,6 +224,12 @@ class FetchPool:
         job_id = task.job.job_id
         with self._lock:
             self._tasks.pop(job_id, None)
+            hub_bytes, peer_bytes = self._received.hub_bytes, self._received.peer_bytes
+            if isinstance(task.job, PeerJob):
+                peer_bytes += task.byte_count
+            else:
+                hub_bytes += task.byte_count
+            self._received = Received(hub_bytes, peer_bytes)
         self._events.flush(
             JobEnded(job_id, ended.result, ended.detail, ended.retry_after_s, task.byte_count, task.elapsed_s())
         )

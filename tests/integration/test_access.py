@@ -110,6 +110,8 @@ def test_a_read_only_ticket(make_nodes: MakeNodes, tmp_path: Path, repo: str) ->
     ):
         code, text = refused(one, *with_ticket, *words, env=outside)
         assert (code, "for looking only" in text) == (4, True), text
+    assert "exo_dl_calls_refused_total{" in one.run(one.command(*with_ticket, "metrics"), env=outside)
+    assert one.json("metrics")[-1]["calls_refused"] == 6
 
     ticket = read_ticket(made["pem"])
     credentials = grpc.ssl_channel_credentials(ticket.authority, ticket.key, ticket.certificate)

@@ -139,3 +139,93 @@ class LeaveResponse(_message.Message):
     pieces_left: int
     seconds: float
     def __init__(self, pieces_left: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class GetMetricsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetMetricsResponse(_message.Message):
+    __slots__ = ("metrics",)
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    metrics: NodeMetrics
+    def __init__(self, metrics: _Optional[_Union[NodeMetrics, _Mapping]] = ...) -> None: ...
+
+class NodeMetrics(_message.Message):
+    __slots__ = ("id", "name", "version", "uptime_s", "loop_lag", "bytes_from_hub", "bytes_from_peers", "received_from_hub_bytes", "received_from_peers_bytes", "bytes_served", "piece_requests", "piece_requests_busy", "piece_requests_refused", "calls_refused", "piece_connections", "uploads", "peers_up", "pulls_running", "pulls_done", "pulls_failed", "pulls_cancelled", "cpu_s", "rss_bytes", "threads", "open_files")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    LOOP_LAG_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FROM_HUB_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FROM_PEERS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FROM_HUB_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FROM_PEERS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SERVED_FIELD_NUMBER: _ClassVar[int]
+    PIECE_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    PIECE_REQUESTS_BUSY_FIELD_NUMBER: _ClassVar[int]
+    PIECE_REQUESTS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    CALLS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    PIECE_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    UPLOADS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_UP_FIELD_NUMBER: _ClassVar[int]
+    PULLS_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    PULLS_DONE_FIELD_NUMBER: _ClassVar[int]
+    PULLS_FAILED_FIELD_NUMBER: _ClassVar[int]
+    PULLS_CANCELLED_FIELD_NUMBER: _ClassVar[int]
+    CPU_S_FIELD_NUMBER: _ClassVar[int]
+    RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    version: str
+    uptime_s: float
+    loop_lag: LoopLag
+    bytes_from_hub: int
+    bytes_from_peers: int
+    received_from_hub_bytes: int
+    received_from_peers_bytes: int
+    bytes_served: int
+    piece_requests: int
+    piece_requests_busy: int
+    piece_requests_refused: int
+    calls_refused: int
+    piece_connections: int
+    uploads: int
+    peers_up: int
+    pulls_running: int
+    pulls_done: int
+    pulls_failed: int
+    pulls_cancelled: int
+    cpu_s: float
+    rss_bytes: int
+    threads: int
+    open_files: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., loop_lag: _Optional[_Union[LoopLag, _Mapping]] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., received_from_hub_bytes: _Optional[int] = ..., received_from_peers_bytes: _Optional[int] = ..., bytes_served: _Optional[int] = ..., piece_requests: _Optional[int] = ..., piece_requests_busy: _Optional[int] = ..., piece_requests_refused: _Optional[int] = ..., calls_refused: _Optional[int] = ..., piece_connections: _Optional[int] = ..., uploads: _Optional[int] = ..., peers_up: _Optional[int] = ..., pulls_running: _Optional[int] = ..., pulls_done: _Optional[int] = ..., pulls_failed: _Optional[int] = ..., pulls_cancelled: _Optional[int] = ..., cpu_s: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., threads: _Optional[int] = ..., open_files: _Optional[int] = ...) -> None: ...
+
+class LoopLag(_message.Message):
+    __slots__ = ("p50_s", "p99_s", "max_s", "worst_s", "sum_s", "count", "buckets")
+    P50_S_FIELD_NUMBER: _ClassVar[int]
+    P99_S_FIELD_NUMBER: _ClassVar[int]
+    MAX_S_FIELD_NUMBER: _ClassVar[int]
+    WORST_S_FIELD_NUMBER: _ClassVar[int]
+    SUM_S_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    p50_s: float
+    p99_s: float
+    max_s: float
+    worst_s: float
+    sum_s: float
+    count: int
+    buckets: _containers.RepeatedCompositeFieldContainer[LagBucket]
+    def __init__(self, p50_s: _Optional[float] = ..., p99_s: _Optional[float] = ..., max_s: _Optional[float] = ..., worst_s: _Optional[float] = ..., sum_s: _Optional[float] = ..., count: _Optional[int] = ..., buckets: _Optional[_Iterable[_Union[LagBucket, _Mapping]]] = ...) -> None: ...
+
+class LagBucket(_message.Message):
+    __slots__ = ("at_most_s", "count")
+    AT_MOST_S_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    at_most_s: float
+    count: int
+    def __init__(self, at_most_s: _Optional[float] = ..., count: _Optional[int] = ...) -> None: ...

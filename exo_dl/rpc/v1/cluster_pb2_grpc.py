@@ -55,6 +55,11 @@ class ClusterServiceStub:
                 request_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsRequest.SerializeToString,
                 response_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsResponse.FromString,
                 _registered_method=True)
+        self.GetMetrics = channel.unary_unary(
+                '/exo_dl.rpc.v1.ClusterService/GetMetrics',
+                request_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetMetricsRequest.SerializeToString,
+                response_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetMetricsResponse.FromString,
+                _registered_method=True)
         self.Leave = channel.unary_unary(
                 '/exo_dl.rpc.v1.ClusterService/Leave',
                 request_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.LeaveRequest.SerializeToString,
@@ -94,6 +99,13 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetMetrics(self, request, context):
+        """What the answering node counted and measured since it started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Leave(self, request, context):
         """Hands over to the other nodes what only this one holds, answers, and stops the daemon. Over the Unix socket only.
         """
@@ -123,6 +135,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.SetLimits,
                     request_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsRequest.FromString,
                     response_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsResponse.SerializeToString,
+            ),
+            'GetMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetMetrics,
+                    request_deserializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetMetricsRequest.FromString,
+                    response_serializer=exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetMetricsResponse.SerializeToString,
             ),
             'Leave': grpc.unary_unary_rpc_method_handler(
                     servicer.Leave,
@@ -239,6 +256,33 @@ class ClusterService:
             '/exo_dl.rpc.v1.ClusterService/SetLimits',
             exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsRequest.SerializeToString,
             exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.SetLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/exo_dl.rpc.v1.ClusterService/GetMetrics',
+            exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetMetricsRequest.SerializeToString,
+            exo__dl_dot_rpc_dot_v1_dot_cluster__pb2.GetMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -87,6 +87,7 @@ class FakeDaemon(
         self.models: list[pull_pb2.Model] = []
         self.checks: list[pull_pb2.VerifyModelResponse] = []
         self.limits = cluster_pb2.ClusterLimits()
+        self.metrics = cluster_pb2.NodeMetrics()
         self.joined = False
         self.failure: tuple[grpc.StatusCode, str] | None = None
         self.hold: asyncio.Event | None = None
@@ -159,6 +160,10 @@ class FakeDaemon(
     async def SetLimits(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
         return cluster_pb2.SetLimitsResponse(limits=self.limits)
+
+    async def GetMetrics(self, request: Any, context: Any) -> Any:
+        await self._enter(request, context)
+        return cluster_pb2.GetMetricsResponse(metrics=self.metrics)
 
     async def Leave(self, request: Any, context: Any) -> Any:
         await self._enter(request, context)
