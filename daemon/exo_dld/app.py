@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import resource
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,6 +47,7 @@ from exo_dld.gated import OwnAccess
 from exo_dld.governor import Governor, reserve_bytes
 from exo_dld.helping import Helping
 from exo_dld.hubcheck import HubCheck, Vouched
+from exo_dld.hubside import HeadStart, HubSide
 from exo_dld.jobs import Jobs
 from exo_dld.leaving import Leaving
 from exo_dld.limits import Limits
@@ -81,6 +83,9 @@ _SERVICES = (
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the daemon until SIGINT or SIGTERM. Exit codes are those of `exo_dl.errors`."""
     hardening.keep_memory_private()
+    # Else huggingface_hub asks the hub for a list of AI agents, to name one in its requests: before the first of them,
+    # and a whole round trip of the pull that waits for it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         config = settings.load(arguments)
         logs.setup_logging(
@@ -104,7 +109,7 @@ async def run(config: Config) -> None:
         ExoDlError: it cannot start.
     """
     started = time.monotonic()
-    _raise_file_limit()
+    hardening.raise_file_limit()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
@@ -218,16 +223,19 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         metrics.ended(session)
 
     vouched = Vouched()
-    make_worker = _workers(config, identity, library, status, pool, jobs, vouched)
+    hub_for = _hubs(config)
+    head_start = HeadStart(pool.hub_window)
+    stack.callback(head_start.close)
+    make_worker = _workers(config, identity, library, status, pool, jobs, vouched, head_start)
     pulls = Pulls(
         membership=membership,
         name=config.name,
-        hub_for=_hubs(config),
+        hub_for=lambda endpoint: head_start.begin(hub_for(endpoint)),
         make_planner=lambda resolve, name_of: Planner(
             rooms=lambda: _rooms(membership, status),
             resolve=resolve,
             name_of=name_of,
-            hub_for=_hubs(config),
+            hub_for=hub_for,
             library=library,
             hf_cache=config.hf_cache,
             node_id=identity.node_id,
@@ -322,7 +330,14 @@ def _hubs(config: Config) -> Callable[[str], Hub]:
 
 
 def _workers(
-    config: Config, identity: Identity, library: Library, status: Status, pool: FetchPool, jobs: Jobs, vouched: Vouched
+    config: Config,
+    identity: Identity,
+    library: Library,
+    status: Status,
+    pool: FetchPool,
+    jobs: Jobs,
+    vouched: Vouched,
+    head_start: HeadStart,
 ) -> Callable[[PullSpec, Ports], Worker]:
     hub_for = _hubs(config)
 
@@ -353,6 +368,7 @@ def _workers(
             pool=pool,
             jobs=jobs,
             hub=hub,
+            make_hubside=partial(HubSide, hub, window=pool.hub_window, ahead=head_start.take(hub)),
             revision=spec.revision,
             max_hub_connections=config.max_hub_connections,
             rate_guess=status.hub_bytes_per_s,
@@ -369,15 +385,6 @@ def _rooms(membership: Membership, status: Status) -> dict[str, NodeRoom]:
     beats = {membership.node_id: status.beat()}
     beats |= {peer.id: peer.beat for peer in membership.peers() if peer.id and peer.state == UP}
     return {node: NodeRoom(node, beat.memory_total_bytes, beat.disk_free_bytes or None) for node, beat in beats.items()}
-
-
-def _raise_file_limit() -> None:
-    """Part files stay open while a pull runs: hundreds of small files need more than the usual 1024 descriptors."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _say_hello(config: Config, started: _Started, seconds: float) -> None:

@@ -52,6 +52,7 @@ class Worker:
         pool: moves the bytes.
         jobs: routes the pool's events.
         hub: where files are read from.
+        make_hubside: makes the connections to it, around ``ready``, ``failed`` and ``check``.
         revision: the name to publish the commit under.
         max_hub_connections: the most that it opens to the hub at once.
         rate_guess: bytes/s from the hub, measured in earlier pulls; 0 when unknown.
@@ -72,6 +73,7 @@ class Worker:
         pool: FetchPool,
         jobs: Jobs,
         hub: Hub,
+        make_hubside: Callable[..., HubSide],
         revision: str,
         max_hub_connections: int,
         rate_guess: float,
@@ -94,13 +96,8 @@ class Worker:
         )
         self._hubside: HubSide | None = None
         if manifest.piece_count:
-            self._hubside = HubSide(
-                hub,
-                url=hub.file_url(manifest, manifest.blob_of(0).paths[0]),
-                ready=lambda: self.feed(core.HubReady(ok=True)),
-                failed=self._hub_failed,
-                window=pool.hub_window,
-                check=access.check,
+            self._hubside = make_hubside(
+                ready=lambda: self.feed(core.HubReady(ok=True)), failed=self._hub_failed, check=access.check
             )
         self.testimony = Testimony(self.store, banned=self._banned)
         self._transfers = Transfers(

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.models import LabModel
+from bench.served import read_requests
 from tests.integration.conftest import MakeNodes, start_all
+
+
+def test_the_hub_is_asked_once_before_the_first_byte(make_nodes: MakeNodes, model: LabModel, tmp_path: Path) -> None:
+    """Each question is a round trip that the pull waits for."""
+    nodes = make_nodes("one")
+    start_all(nodes)
+    nodes[0].json("pull", model.repo)
+    asked = [request for request in read_requests(tmp_path / "access.log") if not request.is_file]
+    assert [request.path for request in asked] == [f"/api/models/{model.repo}/revision/main"]
 
 
 def test_counters_are_what_the_pull_says(make_nodes: MakeNodes, model: LabModel) -> None:
