@@ -12,8 +12,8 @@ COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-c
 	--no-emit-trusted-host $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fuzz lint format proto proto-check bench bench-hop faults soak audit lab-tools lock \
-	clean
+.PHONY: help venv demo test check fuzz lint format proto proto-check bench bench-hop bench-local sim faults soak audit \
+	lab-tools lock clean
 
 help:  ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -63,6 +63,9 @@ bench: $(READY) lab-tools  ## The lab's scenarios, with the least time that each
 
 bench-hop: $(READY) lab-tools  ## One hop of the data plane, beside nginx and curl
 	$(BIN)/python -m bench.hop
+
+bench-local: $(READY) lab-tools  ## Daemons on loopback: fan-out, exchange, growth with the model's size (needs py-spy)
+	$(BIN)/python -m bench.local
 
 faults: $(READY) lab-tools  ## Faults in the lab that take long, with the times of recovery
 	$(BIN)/python -m pytest -m faults -s tests/lab

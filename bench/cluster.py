@@ -335,6 +335,12 @@ class Node:
         times = psutil.Process(self.process.pid).cpu_times()
         return times.user + times.system
 
+    def metrics(self) -> cluster_pb2.NodeMetrics:
+        """What the daemon counted and measured."""
+        with self.channel() as channel:
+            stub = cluster_pb2_grpc.ClusterServiceStub(channel)
+            return stub.GetMetrics(cluster_pb2.GetMetricsRequest(), timeout=10).metrics
+
     def peak_rss_bytes(self) -> int:
         """The most memory that the daemon's process held (VmHWM)."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii", errors="replace")

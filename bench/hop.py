@@ -12,7 +12,6 @@ import argparse
 import errno
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import psutil
 
 from bench.cluster import wait_until
 from bench.hop_ends import make_source
+from bench.ports import free_port, listens
 from exo_dl.net.identity import Identity, new_node_id, new_secret
 
 __all__ = ["Hop", "main", "medians"]
@@ -169,16 +169,6 @@ def _running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[st
             process.terminate()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @contextmanager
 def _bench(folder: Path, *, mib: int) -> Iterator[_Bench]:
     source, secret = folder / "source.bin", new_secret()
@@ -187,7 +177,7 @@ def _bench(folder: Path, *, mib: int) -> Iterator[_Bench]:
     key, certificate = Identity(secret, new_node_id()).certificate()
     (folder / "node.key").write_bytes(key)
     (folder / "node.pem").write_bytes(certificate)
-    port, tls_port = _free_port(), _free_port()
+    port, tls_port = free_port(), free_port()
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(root=folder, port=port, tls_port=tls_port))
     with ExitStack() as stack:
@@ -195,7 +185,7 @@ def _bench(folder: Path, *, mib: int) -> Iterator[_Bench]:
         nginx = stack.enter_context(_running(["nginx", "-c", str(config), "-p", str(folder)]))
         assert ours.stdout is not None  # noqa: S101  # it is a pipe
         our_port, node = ours.stdout.readline().split()
-        wait_until(lambda: _listens(tls_port), timeout_s=5, what="nginx listens")
+        wait_until(lambda: listens(tls_port), timeout_s=5, what="nginx listens")
         yield _Bench(source, folder / "target.bin", secret, ours.pid, int(our_port), node, nginx.pid, port, tls_port)
 
 

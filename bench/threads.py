@@ -13,16 +13,17 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.lab import nginx_lab
 from bench.models import check_copy, make_lab_model
 from bench.scenarios import BALANCE, least_time_s
 
-__all__ = ["main"]
+__all__ = ["cpu_of_kinds", "main", "thread_times"]
 
 
-def _threads(pid: int) -> dict[int, tuple[float, int]]:
+def thread_times(pid: int) -> dict[int, tuple[float, int]]:
     """CPU seconds and number of waits of each thread so far."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
@@ -42,6 +43,17 @@ def _names(pid: int) -> dict[int, str]:
     return {int(number): re.sub(r"[-_]?\d+(-\d+)?$", "", name) for number, name in rows}
 
 
+def cpu_of_kinds(pid: int, before: Mapping[int, tuple[float, int]]) -> dict[str, tuple[float, int]]:
+    """What the threads spent since `thread_times` gave ``before``, by their names without numbers."""
+    names = _names(pid) | {pid: "event loop"}
+    kinds: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
+    for thread, (spent_s, waits) in thread_times(pid).items():
+        spent_before_s, waits_before = before.get(thread, (0.0, 0))
+        name = names.get(thread, "native (gRPC)")
+        kinds[name] = (kinds[name][0] + spent_s - spent_before_s, kinds[name][1] + waits - waits_before)
+    return kinds
+
+
 def main() -> int:
     """Runs one pull and prints a line for each kind of thread."""
     scenario = next(s for s in BALANCE if s.name == sys.argv[1])
@@ -54,19 +66,14 @@ def main() -> int:
         os.sync()
         with nginx_lab(scenario.nodes, model, folder=folder, shared_uplink_mbit=scenario.uplink_mbit) as lab:
             nodes = lab.start()
-            before = {node.name: _threads(node.process.pid) for node in nodes}
+            before = {node.name: thread_times(node.process.pid) for node in nodes}
             cpu_s, begin = sum(node.cpu_s() for node in nodes), time.monotonic()
             nodes[0].json("pull", model.repo, timeout_s=900)
             wall_s, cpu_s = time.monotonic() - begin, sum(node.cpu_s() for node in nodes) - cpu_s
-            kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+            kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
             for node in nodes:
-                names = _names(node.process.pid)
-                names[node.process.pid] = "event loop"
-                for thread, (spent_s, waits) in _threads(node.process.pid).items():
-                    spent_before_s, waits_before = before[node.name].get(thread, (0.0, 0))
-                    kind = kinds[names.get(thread, "native (gRPC)")]
-                    kind[0] += spent_s - spent_before_s
-                    kind[1] += waits - waits_before
+                for kind, spent in cpu_of_kinds(node.process.pid, before[node.name]).items():
+                    kinds[kind] = [kinds[kind][0] + spent[0], kinds[kind][1] + spent[1]]
             for node in nodes:
                 check_copy(model, node.home)
     least_s = least_time_s(scenario, model.size_bytes)
