@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from exo_dl.net.jobs import FetchEvent
 from exo_dl.net.receive import BUFFER_BYTES, Task
+from exo_dl.store.threads import step_back
 
 __all__ = ["Batcher", "Lane"]
 
@@ -89,6 +90,7 @@ class Lane:
                 thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self) -> None:
+        step_back()
         buffer = memoryview(bytearray(BUFFER_BYTES))
         while (task := self._next()) is not None:
             self._run(task, buffer)

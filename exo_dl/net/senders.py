@@ -21,6 +21,7 @@ from exo_dl.net.limits import Limiter, RateLimit
 from exo_dl.net.piece_tls import shut_down
 from exo_dl.net.uploads import PiecesRequest, ProbeRequest, send_all, send_extents, send_zeros
 from exo_dl.store.extent import Extent
+from exo_dl.store.threads import step_back
 
 __all__ = ["Locate", "Senders", "Upload", "short_answer"]
 
@@ -79,7 +80,7 @@ class Senders(Generic[_Client]):
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._running: dict[_Client, Upload] = {}
-        self._threads = ThreadPoolExecutor(max_uploads, thread_name_prefix="piece-sender")
+        self._threads = ThreadPoolExecutor(max_uploads, thread_name_prefix="piece-sender", initializer=step_back)
         self.bytes_sent = 0
         self.refused = 0
 

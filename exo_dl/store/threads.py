@@ -5,15 +5,31 @@ Not `ThreadPoolExecutor`: a task is added for every piece that arrives, and a fu
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec
 
-__all__ = ["Threads"]
+__all__ = ["Threads", "step_back"]
 
 P = ParamSpec("P")
+_NICENESS = 5
+
+
+def step_back() -> None:
+    """The calling thread moves bytes: where the processors are all busy, the event loop goes before it.
+
+    Measured with four daemons on two busy cores: the loop is later than 50 ms less than half as often, and bytes are as
+    fast as before. Only Linux has this for single threads.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
 
 
 class Threads:
@@ -46,6 +62,7 @@ class Threads:
                 thread.start()
 
     def _work(self) -> None:
+        step_back()
         while True:
             task = self._tasks.get()
             if task is None:
