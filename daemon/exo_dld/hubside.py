@@ -12,6 +12,7 @@ from exo_dl.core.lease_types import LeaseResult
 from exo_dl.errors import AccessError, ExoDlError, HubBusyError, NotFoundError
 from exo_dl.hubs.base import Hub
 from exo_dl.hubs.reader import HubReader, RedirectCache
+from exo_dl.net.parts import Parts
 
 __all__ = ["HeadStart", "HubSide"]
 
@@ -92,6 +93,7 @@ class HubSide:
         self._check = check
         self._redirects = ahead.redirects if ahead is not None else RedirectCache()
         self._readers: dict[int, HubReader] = {0: ahead.reader} if ahead is not None else {}
+        self._parts: dict[int, Parts] = {}
         self._task: asyncio.Task[None] | None = None
 
     def reader(self, slot: int) -> HubReader:
@@ -99,6 +101,10 @@ class HubSide:
         if slot not in self._readers:
             self._readers[slot] = HubReader(self._hub.headers_for, redirects=self._redirects, window=self._window)
         return self._readers[slot]
+
+    def parts(self, slot: int) -> Parts:
+        """In how many requests the connection of ``slot`` reads a lease."""
+        return self._parts.setdefault(slot, Parts())
 
     def probe(self, *, at_once: bool) -> None:
         """Tries to reach the hub until it answers; nothing where that is under way already."""

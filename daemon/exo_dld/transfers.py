@@ -145,6 +145,7 @@ class Transfers:
                 record=fetch.record,
                 held=self._is_held,
                 group=self._pull_id,
+                parts=hubside.parts(action.slot),
             )
         )
 

@@ -78,6 +78,11 @@ class HubRange:
         return self._asked_end
 
     @property
+    def is_whole_file(self) -> bool:
+        """Whether the answer at hand is the file from its beginning and not the range that was asked for."""
+        return self._answer is not None and self._answer.status == 200
+
+    @property
     def total_bytes(self) -> int | None:
         """Size of the whole file as the hub said it; None where it did not."""
         return self._total

@@ -309,24 +309,34 @@ class FetchPool:
     def _run_hub(self, task: Task, job: HubJob, buffer: memoryview) -> None:
         sink = PieceSink(task, self._events.put)
         try:
-            task.attach(job.reader.abort)
-            end = job.offset + task.starts[task.end]
-            if end == job.offset:
-                return
-            body = job.reader.open_range(
-                job.url, job.offset, end, etag=job.etag, stopped=lambda: task.cancelled or task.finished
-            )
-            try:
-                task.attach(body.abort, limit=lambda size: body.limit(job.offset + size))
-                if not self._pump(task, body, sink, buffer):
-                    raise JobStopped(FetchResult.HUB_UNREACHABLE, "The hub's answer ended too early.")
-            finally:
-                task.detach()
-                body.close()
+            while (index := task.index) < (end := task.end):
+                task.attach(job.reader.abort)
+                part = task.starts[job.parts.end(task.starts, index, end)]
+                self._read_part(task, job, part, sink, buffer)
+                job.parts.brought(task.byte_count, task.elapsed_s())
         except (ExoDlError, OSError) as error:
             raise _hub_failure(error) from error
         finally:
             task.detach()
+
+    def _read_part(self, task: Task, job: HubJob, end: int, sink: PieceSink, buffer: memoryview) -> None:
+        """One request: from where the job is to ``end`` of its bytes, or to where it is trimmed to."""
+        body = job.reader.open_range(
+            job.url,
+            job.offset + task.byte_count,
+            job.offset + end,
+            etag=job.etag,
+            stopped=lambda: task.cancelled or task.finished,
+        )
+        try:
+            task.attach(body.abort, limit=lambda size: body.limit(job.offset + size))
+            if body.is_whole_file:
+                job.parts.ranges_ignored()
+            if not self._pump(task, body, sink, buffer) and task.byte_count < end:
+                raise JobStopped(FetchResult.HUB_UNREACHABLE, "The hub's answer ended too early.")
+        finally:
+            task.detach()
+            body.close()
 
 
 def _closes(answer: Answer) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
 from exo_dl.core.swarm import FetchResult
+from exo_dl.net.parts import Parts
 
 __all__ = [
     "FetchEvent",
@@ -102,6 +103,11 @@ class Source(Protocol):
 class RangeBody(Source, Protocol):
     """The body of one range request: `exo_dl.hubs.reader.HubRange`."""
 
+    @property
+    def is_whole_file(self) -> bool:
+        """Whether the hub sends the file from its beginning instead of the range; what was not asked for is skipped."""
+        ...
+
     def limit(self, end: int, /) -> int:
         """Ends the range at byte ``end`` of the file instead, or soon after it (any thread)."""
         ...
@@ -131,7 +137,7 @@ class RangeSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HubJob:
-    """A contiguous run of pieces of one blob from the hub, in one request.
+    """A contiguous run of pieces of one blob from the hub.
 
     Attributes:
         job_id: unique among the jobs that have not ended.
@@ -144,6 +150,7 @@ class HubJob:
         record: see `Record`.
         held: see `PeerJob.held`.
         group: see `PeerJob.group`.
+        parts: in how many requests it is read; shared by the jobs of one reader.
     """
 
     job_id: int
@@ -156,6 +163,7 @@ class HubJob:
     record: Record
     held: Callable[[int], bool] | None = None
     group: str = ""
+    parts: Parts = field(default_factory=Parts)
 
     def __post_init__(self) -> None:
         _check_pieces(self.pieces)

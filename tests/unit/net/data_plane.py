@@ -17,6 +17,7 @@ from exo_dl.errors import NotFoundError
 from exo_dl.net.fetch import FetchEvent, FetchPool, HubJob, JobEnded, PeerJob, PieceDone, PieceTarget
 from exo_dl.net.http_head import render_answer
 from exo_dl.net.jobs import RangeSource
+from exo_dl.net.parts import Parts
 from exo_dl.net.piece_server import PieceServer, piece_path
 from exo_dl.net.tickets import TicketKey, TicketSigner, authorizer
 from exo_dl.store.extent import Extent
@@ -107,11 +108,14 @@ class Node:
         )
         return self._next
 
-    def fetch_hub(self, reader: RangeSource, url: str, first: int, end: int, *, etag: str = "") -> int:
+    def fetch_hub(
+        self, reader: RangeSource, url: str, first: int, end: int, *, etag: str = "", parts: Parts | None = None
+    ) -> int:
         self._next += 1
         offset = self.content.offsets[first]
         targets = self.targets(first, end, digests=False)
-        self.pool.submit(HubJob(self._next, 0, reader, url, etag, offset, targets, self.record))
+        parts = parts or Parts()
+        self.pool.submit(HubJob(self._next, 0, reader, url, etag, offset, targets, self.record, parts=parts))
         return self._next
 
     def wait_for(self, what: Callable[[], bool], timeout_s: float = 10.0) -> None:

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from exo_dl.core.swarm import FetchResult
 from exo_dl.hubs.reader import HubReader, Timeouts
+from exo_dl.net.parts import Parts
 from tests.unit.net.data_plane import Content, Node, WildPeer, read_head
 
 MIB = 1 << 20
@@ -48,13 +49,19 @@ Send = Callable[[socket.socket, bytes], None]
 
 
 class RangeHub(WildPeer):
-    """Serves ranges of the content; ``send`` may hold a body back. Counts requests, notes the ranges."""
+    """Serves ranges of the content; ``send`` may hold a body back. Counts requests, notes the ranges.
 
-    def __init__(self, content: Content, send: Send = socket.socket.sendall, *, head: bytes = b"") -> None:
+    ``head`` answers instead and closes; ``whole`` is the head of answers with all of the content.
+    """
+
+    def __init__(
+        self, content: Content, send: Send = socket.socket.sendall, *, head: bytes = b"", whole: bytes = b""
+    ) -> None:
         self.ranges: list[tuple[int, int]] = []
         self._content = content
         self._send = send
         self._head = head
+        self._whole = whole
         super().__init__(self._serve_ranges, read_request=False)
 
     def _serve_ranges(self, sock: socket.socket, _: int) -> None:
@@ -65,8 +72,11 @@ class RangeHub(WildPeer):
             self.ranges.append((first, end))
             self.reached.set()
             total = len(self._content.data)
+            if self._whole:
+                first, end = 0, total
             sock.sendall(
                 self._head
+                or self._whole
                 or f'HTTP/1.1 206 Partial Content\r\nETag: "{ETAG}"\r\nContent-Length: {end - first}\r\n'
                 f"Content-Range: bytes {first}-{end - 1}/{total}\r\n\r\n".encode()
             )
@@ -80,8 +90,10 @@ class RangeHub(WildPeer):
 
 
 @contextlib.contextmanager
-def hub_of(content: Content, send: Send = socket.socket.sendall, *, head: bytes = b"") -> Iterator[RangeHub]:
-    hub = RangeHub(content, send, head=head)
+def hub_of(
+    content: Content, send: Send = socket.socket.sendall, *, head: bytes = b"", whole: bytes = b""
+) -> Iterator[RangeHub]:
+    hub = RangeHub(content, send, head=head, whole=whole)
     try:
         yield hub
     finally:
@@ -105,6 +117,44 @@ def test_jobs_of_one_reader_run_one_after_the_other(node: Node, content: Content
         jobs = [node.fetch_hub(reader, hub.url, i, i + 2) for i in range(0, 10, 2)]
         assert {node.result_of(job) for job in jobs} == {FetchResult.DONE}
         assert hub.accepted == 1
+
+
+def test_the_end_of_a_lease_is_asked_for_when_it_is_reached(node: Node, content: Content, reader: HubReader) -> None:
+    with hub_of(content) as hub:
+        job = node.fetch_hub(reader, hub.url, 0, 12, etag=ETAG)
+        assert node.result_of(job) is FetchResult.DONE
+        assert hub.ranges == [(0, 7 * MIB), (7 * MIB, 12 * MIB)]
+        assert node.done(job) == list(range(12))
+        assert hub.accepted == 1
+    assert node.path.read_bytes() == content.data
+
+
+def test_an_end_that_is_cut_off_before_it_is_reached_is_never_asked_for(
+    node: Node, content: Content, reader: HubReader
+) -> None:
+    held = Held(MIB)
+    with hub_of(content, held) as hub:
+        job = node.fetch_hub(reader, hub.url, 0, 12)
+        node.wait_for(lambda: 0 in node.recorded)
+        node.pool.trim(job, 8)
+        held.go.set()
+        assert node.result_of(job) is FetchResult.DONE
+        assert node.done(job) == list(range(8))
+        assert hub.ranges == [(0, 7 * MIB), (7 * MIB, 8 * MIB)]
+        # Nothing was left over, so that the connection is good for more.
+        assert node.result_of(node.fetch_hub(reader, hub.url, 8, 9)) is FetchResult.DONE
+        assert hub.accepted == 1
+
+
+def test_a_hub_without_ranges_is_asked_for_all_of_a_lease(node: Node, content: Content, reader: HubReader) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(content.data)}\r\n\r\n".encode()
+    parts = Parts()
+    with hub_of(content, whole=head) as hub:
+        for first in (0, 4):
+            job = node.fetch_hub(reader, hub.url, first, 12, parts=parts)
+            assert node.result_of(job) is FetchResult.DONE
+            assert node.done(job) == list(range(first, 12))
+        assert hub.ranges == [(0, 7 * MIB), (7 * MIB, 12 * MIB), (4 * MIB, 12 * MIB)]
 
 
 class Held:
