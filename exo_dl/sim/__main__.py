@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
 
 from exo_dl.sim.faults import add_faults
 from exo_dl.sim.scenarios import SCENARIOS, build
+from exo_dl.sim.table import ROWS, table
 
 __all__ = ["main"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one scenario. Returns 0 when every live node ended with all that it wants."""
+    """Runs one scenario, or a table of them. Returns 0 when every live node ended with all that it wants."""
     parser = argparse.ArgumentParser(prog="python -m exo_dl.sim", description="Simulates one pull of a cluster.")
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--seed", type=int, default=7)
@@ -25,10 +27,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), default="lab")
     parser.add_argument("--faults", type=int, default=0, help="number of random faults")
     parser.add_argument("--faults-within-s", type=float, default=15.0, help="they begin in the first seconds")
-    parser.add_argument("--quantum-ms", type=float, default=2.0)
+    parser.add_argument("--quantum-ms", type=float, default=1.0)
     parser.add_argument("--until-s", type=float, default=100_000.0)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--table", action="store_true", help="many scenarios over several seeds instead of one")
+    parser.add_argument("--only", default="", help="of the table, the rows whose scenario, nodes and MiB begin so")
+    parser.add_argument("--seeds", type=int, default=3, help="of each row of the table")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows of the table side by side")
     args = parser.parse_args(argv)
+    if args.table:
+        names = tuple(args.only.split(",")) if args.only else ("",)
+        rows = [r for r in ROWS if f"{r.scenario}/{r.nodes}/{r.size_mib}".startswith(names)]
+        for line in table(rows, seeds=args.seeds, quantum_s=args.quantum_ms / 1000, jobs=args.jobs):
+            print(line, flush=True)
+        return 0
     started = time.perf_counter()
     cluster = build(
         args.scenario,

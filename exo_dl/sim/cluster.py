@@ -73,7 +73,8 @@ class Cluster:
         latency_s: one way between two nodes.
         hub_rtt_s: from a request to the hub's first byte.
         uplink: a shared link to the hub, bytes/s; None when there is none.
-        quantum_s: the network is looked at no more often than this.
+        quantum_s: the network is looked at no more often than this. Transfers are found to have ended that much late:
+            it should be small beside the time that a piece takes on a free link.
         swarm_options: passed to every `Swarm`.
         table_options: passed to every `LeaseTable`.
     """

@@ -27,6 +27,14 @@ class NodeSpec:
 
 
 @dataclass(slots=True, eq=False)
+class _Link:
+    capacity: float
+    flows: dict[int, Flow] = field(default_factory=dict)
+    room: float = 0.0
+    count: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Flow:
     """Bytes on their way. ``marks`` are byte positions whose passing is reported, ascending; the last is the end."""
 
@@ -39,17 +47,12 @@ class Flow:
     sent: float = 0.0
     next_mark: int = 0
     stopped: bool = False
+    path: tuple[_Link, ...] = ()
 
     @property
     def done(self) -> bool:
         """All marks are passed."""
         return self.next_mark >= len(self.marks)
-
-
-@dataclass(slots=True)
-class _Link:
-    capacity: float
-    flows: dict[int, Flow] = field(default_factory=dict)
 
 
 class Network:
@@ -93,16 +96,17 @@ class Network:
     def start(self, flow: Flow) -> None:
         """A flow begins; bytes move from its ``starts_at`` on."""
         self.flows[flow.flow_id] = flow
-        for key in flow.links:
-            self._links[key].flows[flow.flow_id] = flow
+        flow.path = tuple(self._links[key] for key in flow.links)
+        for link in flow.path:
+            link.flows[flow.flow_id] = flow
         self._dirty = True
 
     def stop(self, flow_id: int) -> Flow | None:
         """A flow ends, at its end or before."""
         flow = self.flows.pop(flow_id, None)
         if flow is not None:
-            for key in flow.links:
-                self._links[key].flows.pop(flow_id, None)
+            for link in flow.path:
+                link.flows.pop(flow_id, None)
             flow.stopped = True
             self._dirty = True
         return flow
@@ -115,11 +119,16 @@ class Network:
         """Seconds until the next flow passes a mark or begins, at the present rates; infinite when none will."""
         self._share(now)
         least = float("inf")
+        soon = now + 1e-6
         for flow in self.flows.values():
-            if flow.starts_at > now + 1e-6:
-                least = min(least, flow.starts_at - now)
-            elif flow.rate > 0 and not flow.done:
-                least = min(least, (flow.marks[flow.next_mark][0] - flow.sent) / flow.rate)
+            if flow.starts_at > soon:
+                wait = flow.starts_at - now
+            elif flow.rate > 0 and flow.next_mark < len(flow.marks):
+                wait = (flow.marks[flow.next_mark][0] - flow.sent) / flow.rate
+            else:
+                continue
+            if wait < least:
+                least = wait
         return max(0.0, least)
 
     def advance(self, now: float, seconds: float) -> list[tuple[Flow, list[int]]]:
@@ -127,14 +136,16 @@ class Network:
         self._share(now)
         passed = []
         for flow in self.flows.values():
-            span = seconds - max(0.0, flow.starts_at - now)
-            if flow.starts_at > now and span >= -1e-6:
-                self._dirty = True
+            span = seconds
+            if flow.starts_at > now:
+                span -= flow.starts_at - now
+                if span >= -1e-6:
+                    self._dirty = True
             if span <= 0:
                 continue
             flow.sent += flow.rate * span
             labels = []
-            while not flow.done and flow.sent >= flow.marks[flow.next_mark][0] - 1e-6:
+            while flow.next_mark < len(flow.marks) and flow.sent >= flow.marks[flow.next_mark][0] - 1e-6:
                 labels.append(flow.marks[flow.next_mark][1])
                 flow.next_mark += 1
             if labels:
@@ -145,42 +156,48 @@ class Network:
         if not self._dirty:
             return
         self._dirty = False
-        open_links: dict[Hashable, list[float]] = {}
+        soon = now + 1e-6
+        opened: list[_Link] = []
         pending: dict[int, Flow] = {}
+        capped: list[Flow] = []
         for flow in self.flows.values():
             flow.rate = 0.0
-            if flow.starts_at <= now + 1e-6 and not flow.done:
-                pending[flow.flow_id] = flow
-                for key in flow.links:
-                    if key in open_links:
-                        open_links[key][1] += 1
-                    else:
-                        open_links[key] = [self._links[key].capacity, 1]
-        capped = sorted((f for f in pending.values() if f.cap != float("inf")), key=lambda f: f.cap, reverse=True)
+            if flow.starts_at > soon or flow.next_mark >= len(flow.marks):
+                continue
+            pending[flow.flow_id] = flow
+            if flow.cap != float("inf"):
+                capped.append(flow)
+            for link in flow.path:
+                if not link.count:
+                    link.room = link.capacity
+                    opened.append(link)
+                link.count += 1
+        capped.sort(key=lambda f: f.cap, reverse=True)
         while pending:
-            share = min((room / count for room, count in open_links.values() if count), default=float("inf"))
-            filled: list[Flow] = []
-            while capped and capped[-1].cap <= share:
-                flow = capped.pop()
-                if flow.flow_id in pending:
-                    filled.append(flow)
-            if filled:
-                for flow in filled:
-                    self._fill(flow, flow.cap, pending, open_links)
+            share = float("inf")
+            for link in opened:
+                if link.count and link.room / link.count < share:
+                    share = link.room / link.count
+            if capped and capped[-1].cap <= share:
+                while capped and capped[-1].cap <= share:
+                    flow = capped.pop()
+                    if flow.flow_id in pending:
+                        self._fill(flow, flow.cap, pending)
                 continue
             limit = share * _TOGETHER
-            full = [key for key, (room, count) in open_links.items() if count and room / count <= limit]
-            for key in full:
-                for flow in self._links[key].flows.values():
+            opened = [link for link in opened if link.count]
+            for full in [link for link in opened if link.room / link.count <= limit]:
+                for flow in full.flows.values():
                     if flow.flow_id in pending:
-                        rate = min(open_links[k][0] / open_links[k][1] for k in flow.links)
-                        self._fill(flow, min(rate, flow.cap), pending, open_links)
+                        rate = flow.cap
+                        for link in flow.path:
+                            rate = min(rate, link.room / link.count)
+                        self._fill(flow, rate, pending)
 
     @staticmethod
-    def _fill(flow: Flow, rate: float, pending: dict[int, Flow], open_links: dict[Hashable, list[float]]) -> None:
-        flow.rate = max(0.0, rate)
+    def _fill(flow: Flow, rate: float, pending: dict[int, Flow]) -> None:
+        flow.rate = rate = max(0.0, rate)
         del pending[flow.flow_id]
-        for key in flow.links:
-            entry = open_links[key]
-            entry[0] = max(0.0, entry[0] - flow.rate)
-            entry[1] -= 1
+        for link in flow.path:
+            link.room = max(0.0, link.room - rate)
+            link.count -= 1

@@ -13,6 +13,7 @@ from exo_dl.sim.cluster import Cluster, Report
 from exo_dl.sim.network import NodeSpec
 from exo_dl.sim.node import SimNode
 from exo_dl.sim.scenarios import MBIT, build, model
+from exo_dl.sim.table import HEADER, Row, table
 
 
 def pull(scenario: str, nodes: int, size_mib: int, *, seed: int = 1, small_files: int = 8) -> Report:
@@ -182,3 +183,9 @@ def test_the_command_prints_one_line_of_json(capsys: pytest.CaptureFixture[str])
 def test_the_command_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--nodes", "2", "--size-mib", "8", "--scenario", "home"]) == 0
     assert "ratio" in capsys.readouterr().out
+
+
+def test_a_table_has_one_line_for_each_row_over_its_seeds() -> None:
+    lines = list(table([Row("lab", 2, 8), Row("home", 3, 8)], seeds=2, quantum_s=0.005, jobs=2))
+    assert [line.split()[:3] for line in lines] == [HEADER.split()[:3], ["lab", "2", "8"], ["home", "3", "8"]]
+    assert all(len(line.split()) == len(HEADER.split()) for line in lines)
