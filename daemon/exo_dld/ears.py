@@ -48,6 +48,11 @@ class Ears:
         self._worker.testimony.lost(node)
         self._worker.feed(core.PeerLost(node))
 
+    def progress(self, node: str, word: pb.NodeProgress) -> None:
+        """How far a peer is."""
+        self._worker.check.heard(node, word.manifest)
+        self._worker.feed(core.PeerLacks(node, max(0, word.bytes_wanted - word.bytes_done)))
+
     def from_coordinator(self, message: pb.LinkMessage) -> None:
         """A LeaseGrant, LeaseCut or HaveQuery."""
         match message.WhichOneof("body"):

@@ -305,8 +305,8 @@ class Session:
             return
         view = self._add_node(node)
         view.update(word)
-        if self.worker is not None and node != self._me:
-            self.worker.check.heard(node, word.manifest)
+        if self._ears is not None and node != self._me:
+            self._ears.progress(node, word)
         self._check_end()
         if self.view.heal():
             self._note(f"{view.name} came back: all nodes have the model.")

@@ -33,6 +33,7 @@ _FAILED_MAX_S = 10.0
 _STRIKES = 3
 _BEHIND = 8
 _MANY = 6
+_GAINING_S = 2.0
 _DISTRUST_S = 20.0
 _DISTRUST_MAX_S = 300.0
 
@@ -70,6 +71,8 @@ class Peer:
     busy: int = 0
     failures: int = 0
     strikes: int = 0
+    lacking: int = 0
+    gained_at: float = float("-inf")
 
     @property
     def distrusted(self) -> bool:
@@ -139,6 +142,18 @@ class PeerBook:
             self.rarity.remove(peer.has)
             self._shares = None
         return peer
+
+    def lacks(self, name: str, byte_count: int, now: float) -> None:
+        """A peer lacks this many bytes of what it wants."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            if byte_count < peer.lacking:
+                peer.gained_at = now
+            peer.lacking = byte_count
+
+    def most_lacking(self, now: float) -> int:
+        """Bytes that the peer lacks which lacks the most, of those that gained some lately."""
+        return max((p.lacking for p in self.peers.values() if now - p.gained_at < _GAINING_S), default=0)
 
     def eligible(self, now: float) -> list[Peer]:
         """Peers that may be asked now."""

@@ -17,6 +17,8 @@ _STALL_TIMES = 4.0
 _SLOWEST_RATE = 256e3
 _OVERDUE_TIMES = 2.0
 _OVERDUE_S = 0.2
+_AHEAD_S = 0.3
+_FEW = 3
 
 
 class PeerSide:
@@ -131,10 +133,20 @@ class PeerSide:
 
     # ------------------------------------------------------------------- plan
 
-    def plan(self, askable: int, now: float) -> None:
-        """Asks for as much of ``askable`` as may be in flight."""
+    def plan(self, askable: int, now: float, *, lacking_bytes: int) -> None:
+        """Asks for as much of ``askable`` as may be in flight.
+
+        Args:
+            askable: pieces.
+            now: seconds.
+            lacking_bytes: what this node lacks. The pull ends with the node that lacks the most: others have fewer
+                transfers, so that it gets the larger part of links that both want.
+        """
         flying = self.flying
-        while askable and flying < self._limit:
+        limit = self._limit
+        if limit > _FEW and self.book.most_lacking(now) - lacking_bytes > self.meter.rate(now) * _AHEAD_S:
+            limit = _FEW
+        while askable and flying < limit:
             wish = self.book.choose(askable, now, idle=not flying)
             if wish is None:
                 break

@@ -44,6 +44,7 @@ from exo_dl.core.swarm_types import (
     OnOwn,
     PeerHas,
     PeerJoined,
+    PeerLacks,
     PeerLimit,
     PeerLost,
     PieceBad,
@@ -79,6 +80,7 @@ __all__ = [
     "OnOwn",
     "PeerHas",
     "PeerJoined",
+    "PeerLacks",
     "PeerLimit",
     "PeerLost",
     "PieceBad",
@@ -134,6 +136,7 @@ class Swarm:
         self._every = mask(0, manifest.piece_count)
         self._want = want & self._every
         self._have = 0
+        self._lacking_bytes = manifest.set_bytes(self._want)
         self._checking = 0
         self._book = PeerBook(manifest, node=node, rng=rng, max_per_peer=max_per_peer)
         self._peers = PeerSide(
@@ -169,6 +172,11 @@ class Swarm:
     def want(self) -> int:
         """Pieces that this node is to end with."""
         return self._want
+
+    @property
+    def lacking_bytes(self) -> int:
+        """Bytes of what this node wants and does not hold."""
+        return self._lacking_bytes
 
     @property
     def hub_bytes_per_s(self) -> float:
@@ -235,6 +243,9 @@ class Swarm:
                 self._book.join(peer)
             case PeerHas(peer, pieces):
                 self._book.learn(peer, pieces & self._every)
+            case PeerLacks(peer, byte_count):
+                self._book.lacks(peer, byte_count, now)
+                return self._actions
             case PeerLost(peer):
                 self._peers.lost(peer)
             case Held(pieces):
@@ -257,6 +268,7 @@ class Swarm:
             case LeaseTrimmed():
                 self._hub.trimmed(event)
             case PieceBad(pieces):
+                self._lacking_bytes += self._manifest.set_bytes(pieces & self._have & self._want)
                 self._have &= ~pieces
                 self._complete = self._complete and not self._want & ~self._have
             case OnOwn():
@@ -283,6 +295,7 @@ class Swarm:
         if new:
             self._have |= new
             self._fresh |= new
+            self._lacking_bytes -= self._manifest.set_bytes(new & self._want)
         return new
 
     def _arrived(self, event: PiecesArrived, now: float) -> None:
@@ -319,7 +332,7 @@ class Swarm:
         self._hub.plan(self._have, now)
         askable = self._askable(now)
         if now >= self._no_room_until:
-            self._peers.plan(askable, now)
+            self._peers.plan(askable, now, lacking_bytes=self._lacking_bytes)
             self._read_own(now)
         if not self._complete and not self._want & ~self._have:
             self._complete = True

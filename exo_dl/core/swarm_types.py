@@ -29,6 +29,7 @@ __all__ = [
     "OnOwn",
     "PeerHas",
     "PeerJoined",
+    "PeerLacks",
     "PeerLimit",
     "PeerLost",
     "PieceBad",
@@ -71,6 +72,14 @@ class PeerHas:
 
     peer: str
     pieces: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLacks:
+    """A peer lacks this many bytes of what it wants, by its own word."""
+
+    peer: str
+    byte_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +181,7 @@ class PeerLimit:
 SwarmEvent = (
     PeerJoined
     | PeerHas
+    | PeerLacks
     | PeerLost
     | Held
     | Checking

@@ -13,8 +13,9 @@ from exo_dl.core.manifest import Manifest
 from exo_dl.core.succession import Claim
 from exo_dl.core.swarm import FetchResult
 from exo_dl.sim.network import Flow, Network
-from exo_dl.sim.node import Message, SimNode
+from exo_dl.sim.node import SimNode
 from exo_dl.sim.wire import Transfer
+from exo_dl.sim.world import Message
 
 __all__ = ["Cluster", "Report"]
 

@@ -13,8 +13,9 @@ from exo_dl.core.pieces import mask
 from exo_dl.core.swarm import FetchResult, PieceBad
 from exo_dl.sim.cluster import Cluster
 from exo_dl.sim.network import NodeSpec
-from exo_dl.sim.node import Message, SimNode
+from exo_dl.sim.node import SimNode
 from exo_dl.sim.scenarios import MBIT, model
+from exo_dl.sim.world import Message
 
 __all__ = ["add_faults", "random_cluster"]
 

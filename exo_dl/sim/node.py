@@ -7,9 +7,6 @@ and transfers, and what becomes of these comes back as events.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 from exo_dl.core import leases as lt
 from exo_dl.core import swarm as sw
@@ -20,38 +17,12 @@ from exo_dl.core.neighbours import Neighbourhood
 from exo_dl.core.succession import Claim, Succession
 from exo_dl.core.swarm import Swarm
 from exo_dl.sim.network import NodeSpec
-from exo_dl.sim.wire import Counters, Wire, WireWorld
+from exo_dl.sim.wire import Counters, Wire
+from exo_dl.sim.world import Message, World
 
-__all__ = ["Message", "SimNode", "World"]
+__all__ = ["SimNode"]
 
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """Something sent over a link: what, from which coordinator's epoch where it matters, and its content."""
-
-    kind: str
-    body: object
-    claim: Claim | None = None
-
-
-class World(WireWorld, Protocol):
-    """What a node needs of the world."""
-
-    initiator: str
-    swarm_options: dict[str, Any]
-    table_options: dict[str, Any]
-
-    def call_at(self, at: float, call: Callable[..., None], *args: Any) -> None:
-        """Calls at a time."""
-
-    def send(self, source: str, target: str, message: Message) -> None:
-        """Sends over the link of two nodes."""
-
-    def linked(self, name: str) -> list[str]:
-        """Nodes that have a link with ``name``."""
-
-    def about_to_start(self) -> list[str]:
-        """Nodes that are there from the beginning."""
+_PROGRESS_S = 0.2
 
 
 class SimNode:
@@ -127,6 +98,7 @@ class SimNode:
             self._coordinate(claim)
         self.cluster.call_in(self.check_s, self._checked, self.life)
         self.feed(sw.HubReady(self.hub_ok))
+        self.cluster.call_in(_PROGRESS_S, self._progress, self.life)
         if self.checking:
             self.join_coordinator()
 
@@ -252,7 +224,7 @@ class SimNode:
         if message.kind == "claim":
             assert message.claim is not None  # noqa: S101 - always set
             self.heard(message.claim)
-        elif message.kind == "have":
+        elif message.kind in ("have", "lacks"):
             self._to_swarm(body)  # type: ignore[arg-type]
         elif message.kind == "ask":
             self.send(str(body), Message("have", sw.PeerHas(self.name, self.swarm.have)))
@@ -365,6 +337,16 @@ class SimNode:
             self._tells_at = float("inf")
             for word in self.announcing.gathered(self.neighbours()):
                 self._tell(word)
+
+    def _progress(self, life: int) -> None:
+        if life != self.life or not self.alive or self.swarm is None:
+            return
+        if not self.frozen:
+            message = Message("lacks", sw.PeerLacks(self.name, self.swarm.lacking_bytes))
+            for peer in self.neighbours():
+                self.cluster.send(self.name, peer, message)
+        if self.frozen or self.swarm.lacking_bytes:
+            self.cluster.call_in(_PROGRESS_S, self._progress, life)
 
     def _tell(self, word: Word) -> None:
         message = Message("have", sw.PeerHas(self.name, word.pieces))

@@ -26,6 +26,7 @@ from exo_dl.core.swarm import (
     LeaseTrimmed,
     PeerHas,
     PeerJoined,
+    PeerLacks,
     PeerLost,
     PieceBad,
     PiecesArrived,
@@ -132,6 +133,10 @@ class SwarmMachine(RuleBasedStateMachine):
         self.send(PeerLost(name))
         assert all(f[0] != name or i in self.cancelled for i, f in self.flying.items())
 
+    @rule(name=st.sampled_from(PEERS), byte_count=st.integers(0, 1 << 64))
+    def peer_lacks(self, name: str, byte_count: int) -> None:
+        self.send(PeerLacks(name, byte_count))
+
     @rule(pieces=st.integers(0))
     def found(self, pieces: int) -> None:
         self.send(Held(pieces & self.every))
@@ -203,6 +208,11 @@ class SwarmMachine(RuleBasedStateMachine):
     def late(self) -> None:
         self.send(PiecesArrived(10_000_000, 0, 0))
         self.send(FetchEnded(10_000_000, FetchResult.DONE))
+
+    @invariant()
+    def it_knows_what_it_lacks(self) -> None:
+        lacking = self.swarm.want & ~self.swarm.have
+        assert self.swarm.lacking_bytes == self.manifest.set_bytes(lacking)
 
     @invariant()
     def consistent(self) -> None:

@@ -24,6 +24,8 @@ from exo_dl.core.swarm import (
     LeaseResult,
     LeaseTrimmed,
     PeerHas,
+    PeerJoined,
+    PeerLacks,
     PeerLost,
     PieceBad,
     PiecesArrived,
@@ -157,6 +159,23 @@ def test_a_peer_is_asked_for_two_runs_at_a_time() -> None:
     assert len(wishes) == 2
     assert all(w.peer == "p" for w in wishes)
     assert wishes[0].pieces & wishes[1].pieces == 0
+
+
+def test_a_node_that_is_ahead_has_fewer_transfers_while_another_that_lacks_more_gains() -> None:
+    def transfers(*lacking_mib: int) -> int:
+        bench = Bench(size_mib=64)
+        for index, mib in enumerate(lacking_mib):
+            bench.send(PeerJoined("b"), at=index * 0.2)
+            bench.send(PeerLacks("b", mib * MIB), at=index * 0.2)
+        count = 0
+        for name in "bcdef":
+            count += len(every(FetchFromPeer, bench.send(PeerHas(name, mask(0, 40)))))
+        return count
+
+    assert transfers() == 8
+    assert transfers(120) == 8, "as far as is known it gains nothing"
+    assert transfers(120, 119) == 3
+    assert transfers(60, 59) == 8
 
 
 def test_the_rarest_are_asked_for_first() -> None:
