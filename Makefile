@@ -61,16 +61,14 @@ proto-check: $(READY)
 bench: $(READY) lab-tools  ## The lab's scenarios, with the least time that each network allows beside them
 	$(BIN)/python -m bench
 
-<<<<<<< HEAD
 bench-hop: $(READY) lab-tools  ## One hop of the data plane, beside nginx and curl
 	$(BIN)/python -m bench.hop
 
 bench-local: $(READY) lab-tools  ## Daemons on loopback: fan-out, exchange, growth with the model's size (needs py-spy)
 	$(BIN)/python -m bench.local
-=======
+
 sim: $(READY)  ## Simulated pulls of 2 to 64 nodes, by the least time that their networks allow (SIM_SEEDS=3 of each)
 	$(BIN)/python -m exo_dl.sim --table --seeds $${SIM_SEEDS:-3}
->>>>>>> 6f12806 (A table of simulated pulls (make sim), and a simulator that is twice as fast; transfers are found to have ended within 1 ms)
 
 faults: $(READY) lab-tools  ## Faults in the lab that take long, with the times of recovery
 	$(BIN)/python -m pytest -m faults -s tests/lab
