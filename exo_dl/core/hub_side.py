@@ -58,7 +58,7 @@ class _Work:
     end: int
     position: int
     told: int
-    told_at: float
+    tell_at: float
     tries: int = 0
     returned: bool = False
 
@@ -182,7 +182,7 @@ class HubSide:
             self._emit(EndLease(event.lease_id, event.first, LeaseResult.RETURNED))
             return
         slot.asked_at = None
-        slot.work = _Work(event.lease_id, event.first, event.end, event.first, event.first, now)
+        slot.work = _Work(event.lease_id, event.first, event.end, event.first, event.first, now + _REPORT_S)
 
     def trimmed(self, event: LeaseTrimmed) -> None:
         """The coordinator ends a lease earlier."""
@@ -301,7 +301,7 @@ class HubSide:
         waits: list[float] = []
         for slot in self.slots:
             if slot.work is not None and slot.work.position > slot.work.told and slot.work.lease_id >= 0:
-                waits.append(slot.work.told_at + self._report_s(slot, now))
+                waits.append(slot.work.tell_at)
             if slot.fetch_id is None and slot.index < self.controller.target:
                 if slot.wait_until > now:
                     waits.append(slot.wait_until)
@@ -327,10 +327,8 @@ class HubSide:
         self._emit(FetchFromHub(slot.fetch_id, work.lease_id, slot.index, work.position, end))
 
     def _tell(self, slot: Slot, work: _Work, now: float) -> None:
-        if work.lease_id < 0 or work.position <= work.told:
-            return
-        if now - work.told_at >= self._report_s(slot, now):
-            work.told, work.told_at = work.position, now
+        if now >= work.tell_at and work.position > work.told and work.lease_id >= 0:
+            work.told, work.tell_at = work.position, now + self._report_s(slot, now)
             self._emit(ReportLease(work.lease_id, work.position, slot.meter.rate(now)))
 
     def _report_s(self, slot: Slot, now: float) -> float:

@@ -229,6 +229,9 @@ class Manifest:
 
     def set_bytes(self, bits: int) -> int:
         """Bytes of a set of pieces (see `exo_dl.core.pieces`), at a cost that hardly grows with their number."""
+        lowest = bits & -bits
+        if not bits & (bits + lowest):
+            return self.run_bytes(lowest.bit_length() - 1, bits.bit_length()) if bits else 0
         return sum((bits & plane).bit_count() << k for k, plane in self._size_planes)
 
     @cached_property

@@ -63,6 +63,22 @@ class OwnReading:
         self._alone = False
         self._stop()
 
+    def may_look(self, *, lacking: bool, hub: HubSide, now: float) -> bool:
+        """Whether `look` could find anything to do, without looking at pieces.
+
+        Args:
+            lacking: whether the node lacks anything that it wants.
+            hub: the node's connections.
+            now: seconds.
+        """
+        if self._progress_at is None or not lacking:
+            self._progress_at = now
+        self._insists = self._insists and lacking
+        if not lacking or not hub.ready:
+            self._stop()
+            return False
+        return hub.idle_slot(now, asked_for_s=0.0) is not None
+
     def look(
         self,
         *,
@@ -76,11 +92,8 @@ class OwnReading:
         now: float,
     ) -> None:
         """Starts a transfer on an idle hub connection where one of the two exceptions holds."""
-        if self._progress_at is None or not lacking:
-            self._progress_at = now
-        self._insists = self._insists and bool(lacking)
-        if not lacking or not hub.ready:
-            self._stop()
+        assert self._progress_at is not None  # noqa: S101 - set by may_look()
+        if not lacking:
             return
         if now - self._progress_at >= _ALONE_S:
             self._alone = True

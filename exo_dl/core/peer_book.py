@@ -115,12 +115,13 @@ class PeerBook:
             self._shares = None
         return self.peers[name]
 
-    def learn(self, name: str, pieces: int) -> None:
-        """A peer holds these pieces too."""
+    def learn(self, name: str, pieces: int) -> int:
+        """A peer holds these pieces too. Returns those that it was not known to hold."""
         peer = self.join(name)
         new = pieces & ~peer.has
         peer.has |= new
         self.rarity.add(new)
+        return new
 
     def held_by(self, name: str) -> int:
         """Pieces that a peer holds."""

@@ -17,6 +17,7 @@ _STALL_TIMES = 4.0
 _SLOWEST_RATE = 256e3
 _OVERDUE_TIMES = 2.0
 _OVERDUE_S = 0.2
+_AGAIN_S = 0.05
 _AHEAD_S = 0.3
 _FEW = 3
 
@@ -30,6 +31,9 @@ class PeerSide:
         max_fetches: transfers in flight.
         new_fetch_id: gives the next id of a transfer.
         emit: takes actions.
+
+    Attributes:
+        flying: number of transfers on their way, without those that were cancelled.
     """
 
     def __init__(
@@ -47,21 +51,33 @@ class PeerSide:
         self._new_fetch_id = new_fetch_id
         self._emit = emit
         self._fetches: dict[int, Fetch] = {}
+        self._in_flight: int | None = 0
+        self.flying = 0
+        self._again_at = 0.0
         self.meter = RateMeter()
 
     @property
     def in_flight(self) -> int:
         """Pieces that are on their way."""
-        bits = 0
-        for fetch in self._fetches.values():
-            if not fetch.cancelled:
-                bits |= fetch.missing
-        return bits
+        if self._in_flight is None:
+            bits = 0
+            for fetch in self._fetches.values():
+                if not fetch.cancelled:
+                    bits |= fetch.missing
+            self._in_flight = bits
+        return self._in_flight
 
-    @property
-    def flying(self) -> int:
-        """Number of transfers on their way, without those that were cancelled."""
-        return sum(not f.cancelled for f in self._fetches.values())
+    def room(self, now: float, lacking_bytes: int) -> bool:
+        """Whether there may be another transfer.
+
+        Args:
+            now: seconds.
+            lacking_bytes: what this node lacks. The pull ends with the node that lacks the most: others have fewer
+                transfers, so that it gets the larger part of links that both want.
+        """
+        if self.flying < _FEW or self.flying >= self._limit:
+            return self.flying < self._limit
+        return self.book.most_lacking(now) - lacking_bytes <= self.meter.rate(now) * _AHEAD_S
 
     # ----------------------------------------------------------------- events
 
@@ -91,12 +107,16 @@ class PeerSide:
         for fetch in self._fetches.values():
             if fetch.missing & pieces:
                 fetch.missing &= ~pieces
+                self._in_flight = None
                 if not fetch.missing and fetch.fetch_id != fetch_id:
                     self._cancel(fetch)
 
     def ended(self, event: FetchEnded, now: float) -> None:
         """A transfer is over."""
         fetch = self._fetches.pop(event.fetch_id, None)
+        if fetch is not None and not fetch.cancelled:
+            self.flying -= 1
+            self._in_flight = None
         peer = self.book.peers.get(fetch.peer) if fetch is not None else None
         if fetch is None or peer is None:
             return
@@ -134,26 +154,15 @@ class PeerSide:
     # ------------------------------------------------------------------- plan
 
     def plan(self, askable: int, now: float, *, lacking_bytes: int) -> None:
-        """Asks for as much of ``askable`` as may be in flight.
-
-        Args:
-            askable: pieces.
-            now: seconds.
-            lacking_bytes: what this node lacks. The pull ends with the node that lacks the most: others have fewer
-                transfers, so that it gets the larger part of links that both want.
-        """
-        flying = self.flying
-        limit = self._limit
-        if limit > _FEW and self.book.most_lacking(now) - lacking_bytes > self.meter.rate(now) * _AHEAD_S:
-            limit = _FEW
-        while askable and flying < limit:
-            wish = self.book.choose(askable, now, idle=not flying)
+        """Asks for as much of ``askable`` as there is room for."""
+        while askable and self.room(now, lacking_bytes):
+            wish = self.book.choose(askable, now, idle=not self.flying)
             if wish is None:
                 break
             self._fetch(wish.peer, wish.pieces, now)
             askable &= ~wish.pieces
-            flying += 1
-        if flying < self._limit and not askable & self.book.rarity.available:
+        if now >= self._again_at and self.flying < self._limit and not askable & self.book.rarity.available:
+            self._again_at = now + _AGAIN_S
             self._ask_again(now)
 
     def measure(self, now: float) -> None:
@@ -166,12 +175,16 @@ class PeerSide:
     def _fetch(self, peer: str, pieces: int, now: float, *, doubled: bool = False) -> None:
         fetch = Fetch(self._new_fetch_id(), peer, pieces, now, now, doubled=doubled)
         self._fetches[fetch.fetch_id] = fetch
+        self.flying += 1
+        self._in_flight = self.in_flight | fetch.missing
         self.book.peers[peer].fetches.add(fetch.fetch_id)
         self._emit(FetchFromPeer(fetch.fetch_id, peer, pieces))
 
     def _cancel(self, fetch: Fetch) -> None:
         if not fetch.cancelled:
             fetch.cancelled = True
+            self.flying -= 1
+            self._in_flight = None
             self._emit(CancelFetch(fetch.fetch_id))
             if (peer := self.book.peers.get(fetch.peer)) is not None:
                 peer.fetches.discard(fetch.fetch_id)

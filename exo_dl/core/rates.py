@@ -117,7 +117,7 @@ class ConnectionController:
     @property
     def target(self) -> int:
         """Connections to have now, 0..limit."""
-        return min(self._target, self.limit)
+        return self._target if self._target < self.limit else self.limit
 
     def refused(self, now: float) -> None:
         """The hub asked for less (429, 503): one connection fewer, and no trial for a while."""

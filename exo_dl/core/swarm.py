@@ -15,6 +15,7 @@ connections ask the coordinator for leases and read them (`exo_dl.core.hub_side`
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 from exo_dl.core.hub_side import HubSide
 from exo_dl.core.manifest import Manifest
@@ -235,17 +236,42 @@ class Swarm:
             event: what happened.
             now: seconds on a clock that never goes back.
         """
+        return self.handle_all((event,), now)
+
+    def handle_all(self, events: Iterable[SwarmEvent], now: float) -> list[SwarmAction]:
+        """Takes several events that happened at the same time: what is to be done is thought about once for all."""
         self._now = now
         self._actions = []
         self._fresh = 0
+        matters = False
+        for event in events:
+            matters = self._take(event, now) or matters
+        if matters:
+            self._plan(now)
+        return self._actions
+
+    def _take(self, event: SwarmEvent, now: float) -> bool:
+        """Takes one event. Returns whether it may change what is to be done."""
         match event:
-            case PeerJoined(peer):
-                self._book.join(peer)
             case PeerHas(peer, pieces):
-                self._book.learn(peer, pieces & self._every)
+                new = self._book.learn(peer, pieces & self._every)
+                return bool(new & self._want & ~self._have) and self._room(now)
+            case PiecesArrived():
+                self._arrived(event, now)
+            case FetchEnded():
+                self._ended(event, now)
             case PeerLacks(peer, byte_count):
                 self._book.lacks(peer, byte_count, now)
-                return self._actions
+                return False
+            case Tick():
+                self._peers.check_stalls(now)
+            case LeaseGranted():
+                self._own.answered()
+                self._hub.granted(event, now)
+            case LeaseTrimmed():
+                self._hub.trimmed(event)
+            case PeerJoined(peer):
+                self._book.join(peer)
             case PeerLost(peer):
                 self._peers.lost(peer)
             case Held(pieces):
@@ -258,15 +284,6 @@ class Swarm:
                 self._hub.coordinator()
             case HubReady(ok):
                 self._hub.ready = ok
-            case PiecesArrived():
-                self._arrived(event, now)
-            case FetchEnded():
-                self._ended(event, now)
-            case LeaseGranted():
-                self._own.answered()
-                self._hub.granted(event, now)
-            case LeaseTrimmed():
-                self._hub.trimmed(event)
             case PieceBad(pieces):
                 self._lacking_bytes += self._manifest.set_bytes(pieces & self._have & self._want)
                 self._have &= ~pieces
@@ -277,10 +294,7 @@ class Swarm:
                 self._hub.set_limit(limit)
             case PeerLimit(limit):
                 self._peers.set_limit(limit)
-            case Tick():
-                self._peers.check_stalls(now)
-        self._plan(now)
-        return self._actions
+        return True
 
     def _emit(self, action: SwarmAction) -> None:
         self._actions.append(action)
@@ -290,16 +304,19 @@ class Swarm:
         return self._last_fetch_id
 
     def _gain(self, pieces: int) -> int:
-        """Takes pieces in. Returns those that are new."""
+        """Takes pieces in. Returns the bytes of those that are new."""
         new = pieces & self._every & ~self._have
-        if new:
-            self._have |= new
-            self._fresh |= new
-            self._lacking_bytes -= self._manifest.set_bytes(new & self._want)
-        return new
+        if not new:
+            return 0
+        self._have |= new
+        self._fresh |= new
+        size = self._manifest.set_bytes(new)
+        wanted = new & self._want
+        self._lacking_bytes -= size if wanted == new else self._manifest.set_bytes(wanted)
+        return size
 
     def _arrived(self, event: PiecesArrived, now: float) -> None:
-        new_bytes = self._manifest.set_bytes(self._gain(event.pieces))
+        new_bytes = self._gain(event.pieces)
         from_hub = self._hub.own(event.fetch_id)
         self._own.progressed(now, from_hub=from_hub)
         if from_hub:
@@ -330,19 +347,26 @@ class Swarm:
         if self._fresh:
             self._emit(Announce(self._fresh))
         self._hub.plan(self._have, now)
-        askable = self._askable(now)
+        askable = 0
         if now >= self._no_room_until:
-            self._peers.plan(askable, now, lacking_bytes=self._lacking_bytes)
-            self._read_own(now)
-        if not self._complete and not self._want & ~self._have:
+            if self._room(now):
+                askable = self._askable(now)
+                self._peers.plan(askable, now, lacking_bytes=self._lacking_bytes)
+            lacking = self._lacking_bytes > 0 and bool(self._want & ~(self._have | self._checking))
+            if self._own.may_look(lacking=lacking, hub=self._hub, now=now):
+                self._read_own(now)
+        if not self._complete and not self._lacking_bytes:
             self._complete = True
             self._emit(Complete())
         self._peers.measure(now)
         self._set_deadline(askable, now)
 
+    def _room(self, now: float) -> bool:
+        return self._peers.room(now, self._lacking_bytes)
+
     def _askable(self, now: float) -> int:
         need = self._want & ~(self._have | self._peers.in_flight | self._checking)
-        if not need:
+        if not need & self._book.rarity.available:
             return 0
         # What an own connection reaches soon comes from there; what it reaches later is asked for where a peer holds
         # it, unless peers are the slower way and have something else to bring.
@@ -366,7 +390,7 @@ class Swarm:
 
     def _set_deadline(self, askable: int, now: float) -> None:
         waits = [self._hub.next_deadline(now), self._book.next_wait(askable, now)]
-        if self._peers.flying or (self._want & ~self._have and self._hub.ready):
+        if self._peers.flying or (self._lacking_bytes and self._hub.ready):
             self._coarse_at = self._coarse_at if now < self._coarse_at <= now + _TICK_S else now + _TICK_S
             waits.append(self._coarse_at)
         if self._no_room_until > now:

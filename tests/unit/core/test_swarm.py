@@ -293,3 +293,21 @@ def test_left_alone_a_node_reads_from_the_hub_by_itself() -> None:
     actions = bench.arrive(fetches[0], fetches[0].first, fetches[0].end, at=21.0)
     assert not every(ReportLease, actions)
     assert not bench.swarm.held_leases()
+
+
+def test_events_of_one_moment_are_thought_about_once_and_come_to_the_same() -> None:
+    one_by_one, together = Bench(), Bench()
+    starts = []
+    for bench in (one_by_one, together):
+        bench.send(PeerJoined("a"))
+        starts.append(every(FetchFromPeer, bench.send(PeerHas("a", mask(0, 8)))))
+    assert starts[0] == starts[1]
+    fetch = starts[0][0]
+    bits = mask(fetch.first, fetch.end)
+    arrived = PiecesArrived(fetch.fetch_id, bits, one_by_one.manifest.set_bytes(bits))
+    ended = FetchEnded(fetch.fetch_id, FetchResult.DONE)
+    apart = [*one_by_one.send(arrived, at=0.1), *one_by_one.send(ended, at=0.1)]
+    at_once = together.swarm.handle_all((arrived, ended), 0.1)
+    assert only(Announce, apart) == only(Announce, at_once) == Announce(bits)
+    assert len(every(FetchFromPeer, apart)) == len(every(FetchFromPeer, at_once)) == 1
+    assert one_by_one.swarm.have == together.swarm.have == bits
