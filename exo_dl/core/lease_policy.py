@@ -21,6 +21,8 @@ __all__ = [
     "ReadTwice",
     "choose_run",
     "choose_split",
+    "lease_part",
+    "least_lease_s",
     "seconds_left",
     "slowed_rate",
 ]
@@ -29,6 +31,8 @@ BLOB_OVERHEAD_BYTES = 256 << 10
 REPORT_S = 0.3
 """Nodes tell their progress at least this often, seconds."""
 _RUNS_LOOKED_AT = 64
+_PART_MIN, _PART_MAX, _KEPT_S = 0.8, 0.92, 1.5
+_LEAST_S, _LEAST_MAX_S, _LEAST_PART = 0.4, 3.0, 0.015
 _TWICE_PART, _CUT_PART = 0.009, 0.005  # of all that is needed
 _UNDER_WAY_S = 0.12
 _LARGE_GAIN_S = 0.5
@@ -147,6 +151,19 @@ class ReadTwice:
             return False
         self._cut += waste
         return True
+
+
+def lease_part(left_s: float) -> float:
+    """How much of its fair share of all that is left a connection is leased, where that takes ``left_s`` seconds.
+
+    The rest is leased later, when rates are known better. Each lease is a request: the less is kept back, the fewer.
+    """
+    return min(_PART_MAX, max(_PART_MIN, 1 - _KEPT_S / left_s)) if left_s > 0 else 1.0
+
+
+def least_lease_s(whole_s: float) -> float:
+    """Seconds that a lease lasts at least, where there is so much, in a pull that takes ``whole_s`` seconds in all."""
+    return min(_LEAST_MAX_S, max(_LEAST_S, _LEAST_PART * whole_s))
 
 
 def choose_run(

@@ -61,8 +61,6 @@ __all__ = [
     "Tick",
 ]
 
-_PART = 0.75  # of its fair share of all that is left: the rest is leased later, when rates are known better
-_LEAST_LEASE_S = 0.4
 _FIRST_LEASE_BYTES = 16 << 20
 _START_S = 0.1
 _MARGIN_S, _YOUNG_S = 0.3, 0.5  # before its first word nobody knows how far a lease is
@@ -316,8 +314,8 @@ class LeaseTable:
         left_s = self._costs.of(free | self._leases.leased) / self._book.total_rate(now)
         fair = rate * left_s
         if self._book.known_rate(ask.node, ask.slot) > 0:
-            least = rate * _LEAST_LEASE_S
-            aim = max(fair * _PART, least)
+            least = rate * policy.least_lease_s(self._costs.total / self._book.total_rate(now))
+            aim = max(fair * policy.lease_part(left_s), least)
         else:
             least = 0.0
             aim = min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))

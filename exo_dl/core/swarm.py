@@ -191,9 +191,8 @@ class Swarm:
 
     def seconds_left(self, now: float) -> float:
         """Seconds until this node has what it wants, at the rates of now; without end when they are unknown."""
-        lacking = self._manifest.set_bytes(self._want & ~self._have)
         rate = self._hub.rate(now) + self._peers.meter.rate(now)
-        return lacking / rate if rate > 0 else float("inf") if lacking else 0.0
+        return self._lacking_bytes / rate if rate > 0 else float("inf") if self._lacking_bytes else 0.0
 
     @property
     def hub_connections(self) -> int:

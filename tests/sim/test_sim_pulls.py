@@ -74,6 +74,14 @@ def test_a_node_on_a_slow_lan_reads_from_the_hub_what_peers_would_bring_later() 
     assert report.seconds < 0.3 * report.bound_once_s
 
 
+def test_on_average_there_is_at_most_one_request_for_64_mib() -> None:
+    report = pull("lab", 4, 4096)
+    assert report.complete
+    assert report.hub_requests <= report.hub_bytes / (64 << 20)
+    assert report.ratio <= 1.03
+    assert report.hub_ratio <= 1.01
+
+
 def test_the_same_seed_gives_the_same_run() -> None:
     assert dataclasses.asdict(pull("mixed", 4, 128, seed=5)) == dataclasses.asdict(pull("mixed", 4, 128, seed=5))
 

@@ -94,7 +94,9 @@ def test_spans_and_positions_agree(sizes: list[int], data: st.DataObject) -> Non
     spans = list(m.spans(first, end))
     assert sum(s.size for s in spans) == m.run_bytes(first, end)
     assert m.piece_at(m.position(first)) == first
-    assert m.set_bytes((1 << end) - (1 << first)) == m.run_bytes(first, end)
+    assert m.set_bytes((1 << end) - (1 << first)) == sum(m.piece_bytes(p) for p in range(first, end))
+    some = data.draw(st.sets(st.integers(0, m.piece_count - 1)))
+    assert m.set_bytes(sum(1 << p for p in some)) == sum(m.piece_bytes(p) for p in some)
     for piece in range(first, end):
         span = m.span(piece)
         assert any(s.blob == span.blob and s.offset <= span.offset < s.offset + s.size for s in spans)

@@ -303,7 +303,7 @@ def test_events_of_one_moment_are_thought_about_once_and_come_to_the_same() -> N
         starts.append(every(FetchFromPeer, bench.send(PeerHas("a", mask(0, 8)))))
     assert starts[0] == starts[1]
     fetch = starts[0][0]
-    bits = mask(fetch.first, fetch.end)
+    bits = fetch.pieces
     arrived = PiecesArrived(fetch.fetch_id, bits, one_by_one.manifest.set_bytes(bits))
     ended = FetchEnded(fetch.fetch_id, FetchResult.DONE)
     apart = [*one_by_one.send(arrived, at=0.1), *one_by_one.send(ended, at=0.1)]
