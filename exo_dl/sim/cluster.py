@@ -74,7 +74,7 @@ class Cluster:
         latency_s: one way between two nodes.
         hub_rtt_s: from a request to the hub's first byte.
         uplink: a shared link to the hub, bytes/s; None when there is none.
-        quantum_s: the network is looked at no more often than this. Transfers are found to have ended that much late:
+        quantum_s: the network is looked at no more often than this. Transfers begin and end up to that much late:
             it should be small beside the time that a piece takes on a free link.
         swarm_options: passed to every `Swarm`.
         table_options: passed to every `LeaseTable`.
@@ -101,6 +101,7 @@ class Cluster:
         self.table_options = table_options or {}
         self.initiator = ""
         self.now = 0.0
+        self._moved_at = 0.0
         self._timers: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = itertools.count()
         self._flow_ids = itertools.count(1)
@@ -299,25 +300,23 @@ class Cluster:
     @property
     def done(self) -> bool:
         """Every live node holds what it wants."""
-        return all(
-            n.swarm is not None and not n.swarm.want & ~n.swarm.have for n in self.nodes.values() if n.alive
-        ) and any(n.alive for n in self.nodes.values())
+        return all(n.swarm is not None and not n.swarm.lacking_bytes for n in self.nodes.values() if n.alive) and any(
+            n.alive for n in self.nodes.values()
+        )
 
     def run(self, *, until_s: float, settle_s: float = 0.0, stop: Callable[[], bool] | None = None) -> Report:
         """Runs until all live nodes are complete (and ``settle_s`` is over), or ``until_s``."""
         next_watch = self.now + 0.5
+        move_at = self.now
         finished_at: float | None = None
         while self.now < until_s:
-            step = max(self.quantum_s, self.network.next_mark_in(self.now))
-            if self._timers:
-                step = min(step, max(0.0, self._timers[0][0] - self.now))
-            step = min(step, max(0.0, next_watch - self.now))
-            passed = self.network.advance(self.now, step)
-            self.now += step
-            for flow, pieces in passed:
-                owner = self._owners.get(flow.flow_id)
-                if owner is not None:
-                    owner[0].wire.moved(owner[1], pieces)
+            if self.network.changed:
+                move_at = min(move_at, max(self.now, self._moved_at + self.quantum_s))
+            at = min(move_at, next_watch, self._timers[0][0] if self._timers else next_watch)
+            self.now = max(self.now, at)
+            if self.now >= move_at:
+                self._move()
+                move_at = self.now + max(self.quantum_s, self.network.next_mark_in(self.now))
             while self._timers and self._timers[0][0] <= self.now + 1e-12:
                 _, _, call, args = heapq.heappop(self._timers)
                 call(*args)
@@ -334,6 +333,15 @@ class Cluster:
             if stop is not None and stop():
                 break
         return self.report(finished_at)
+
+    def _move(self) -> None:
+        """Moves bytes since the last time, and tells nodes what arrived."""
+        passed = self.network.advance(self._moved_at, self.now - self._moved_at)
+        self._moved_at = self.now
+        for flow, pieces in passed:
+            owner = self._owners.get(flow.flow_id)
+            if owner is not None:
+                owner[0].wire.moved(owner[1], pieces)
 
     def report(self, finished_at: float | None) -> Report:
         """The figures so far."""

@@ -60,12 +60,15 @@ class Network:
 
     Args:
         uplink: rate of a link that all hub traffic shares; None when there is none.
+
+    Attributes:
+        changed: something happened since the links were shared among the flows (`next_mark_in` does that).
     """
 
     def __init__(self, *, uplink: float | None = None) -> None:
         self._links: dict[Hashable, _Link] = {}
         self.flows: dict[int, Flow] = {}
-        self._dirty = False
+        self.changed = False
         self.uplink = uplink
         if uplink is not None:
             self.set_link("uplink", uplink)
@@ -82,12 +85,12 @@ class Network:
             self._links[key].capacity = capacity
         else:
             self._links[key] = _Link(capacity)
-        self._dirty = True
+        self.changed = True
 
     def scale_link(self, key: Hashable, factor: float) -> None:
         """Multiplies a link's rate."""
         self._links[key].capacity *= factor
-        self._dirty = True
+        self.changed = True
 
     def hub_links(self, node: str) -> tuple[Hashable, ...]:
         """The links between the hub and ``node``."""
@@ -99,7 +102,7 @@ class Network:
         flow.path = tuple(self._links[key] for key in flow.links)
         for link in flow.path:
             link.flows[flow.flow_id] = flow
-        self._dirty = True
+        self.changed = True
 
     def stop(self, flow_id: int) -> Flow | None:
         """A flow ends, at its end or before."""
@@ -108,12 +111,12 @@ class Network:
             for link in flow.path:
                 link.flows.pop(flow_id, None)
             flow.stopped = True
-            self._dirty = True
+            self.changed = True
         return flow
 
     def touch(self) -> None:
         """Something about a flow changed that rates depend on."""
-        self._dirty = True
+        self.changed = True
 
     def next_mark_in(self, now: float) -> float:
         """Seconds until the next flow passes a mark or begins, at the present rates; infinite when none will."""
@@ -132,15 +135,17 @@ class Network:
         return max(0.0, least)
 
     def advance(self, now: float, seconds: float) -> list[tuple[Flow, list[int]]]:
-        """Moves bytes from ``now`` on. Returns the flows that passed marks, with the marks' labels."""
-        self._share(now)
+        """Moves bytes from ``now`` on, at the rates of the last sharing.
+
+        Returns the flows that passed marks, with the marks' labels.
+        """
         passed = []
         for flow in self.flows.values():
             span = seconds
             if flow.starts_at > now:
                 span -= flow.starts_at - now
                 if span >= -1e-6:
-                    self._dirty = True
+                    self.changed = True
             if span <= 0:
                 continue
             flow.sent += flow.rate * span
@@ -153,9 +158,9 @@ class Network:
         return passed
 
     def _share(self, now: float) -> None:
-        if not self._dirty:
+        if not self.changed:
             return
-        self._dirty = False
+        self.changed = False
         soon = now + 1e-6
         opened: list[_Link] = []
         pending: dict[int, Flow] = {}
