@@ -45,7 +45,7 @@ def test_the_first_pieces_and_those_near_the_end_are_told_at_once() -> None:
     near = Speaker(size_mib=12)
     near.measure(3)
     assert near.gain(0, 8, 4.0) is not None
-    assert 0 < near.swarm.seconds_left(9.0)
+    assert near.swarm.seconds_left(9.0) > 0
     near.swarm.handle(Held(mask(8, 9)), 9.0)
     assert near.swarm.seconds_left(9.0) == 0
     assert near.announcing.gained(mask(8, 9), PEERS, 9.0) == Word(mask(8, 9), PEERS)
