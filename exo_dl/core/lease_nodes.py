@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from exo_dl.core.lease_types import LeaseEnded, LeaseResult, NodeJoined
@@ -47,7 +46,6 @@ class Node:
     backoff_s: float = _UNREACHABLE_S
     stalls: int = 0
     stalled_at: float = float("-inf")
-    next_piece: int = -1
 
     @property
     def rate(self) -> float:
@@ -62,7 +60,6 @@ class NodeBook:
         held: pieces that at least one node holds, as far as is known here.
         needed: pieces that at least one node wants.
         checking: pieces that some node may be about to find on its disks.
-        next_pieces: where nodes' regions ended, and for how many of them.
     """
 
     def __init__(self, shared_hub_bytes_per_s: float | None) -> None:
@@ -71,7 +68,6 @@ class NodeBook:
         self.held = 0
         self.needed = 0
         self.checking = 0
-        self.next_pieces: Counter[int] = Counter()
         self._sums_at: float | None = None
         self._total = 0.0
         self._mean_rate = 0.0
@@ -98,7 +94,6 @@ class NodeBook:
 
     def lost(self, name: str) -> int:
         """Removes a node. Returns the pieces that only it held."""
-        self.go_on(name, -1)
         node = self.nodes.pop(name)
         self._sums_at = None
         self._unite()
@@ -108,17 +103,6 @@ class NodeBook:
         """A node holds these pieces too."""
         self.nodes[name].have |= pieces
         self.held |= pieces
-
-    def go_on(self, name: str, piece: int) -> None:
-        """The node's region ended at ``piece``: its next lease is to begin there. Below 0: nowhere."""
-        node = self.nodes[name]
-        if node.next_piece >= 0:
-            self.next_pieces[node.next_piece] -= 1
-            if not self.next_pieces[node.next_piece]:
-                del self.next_pieces[node.next_piece]
-        node.next_piece = piece
-        if piece >= 0:
-            self.next_pieces[piece] += 1
 
     def _unite(self) -> None:
         self.held = self.needed = self.checking = 0
@@ -158,6 +142,11 @@ class NodeBook:
         if known > 0:
             return known
         return max(_CAUTIOUS_RATE, self._known_mean() / 8)
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, at least 1."""
+        return max(1, sum(max(1, len(node.rates)) for node in self.nodes.values()))
 
     def total_rate(self, now: float) -> float:
         """All nodes that read from the hub, or may be about to, bytes/s; above 0."""

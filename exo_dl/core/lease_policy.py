@@ -7,11 +7,11 @@ file costs a round trip whatever its size.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from exo_dl.core.manifest import Manifest
-from exo_dl.core.pieces import first_set, mask, run_end, run_start
+from exo_dl.core.pieces import first_set, mask, run_end
 
 __all__ = [
     "BLOB_OVERHEAD_BYTES",
@@ -25,13 +25,15 @@ __all__ = [
     "least_lease_s",
     "seconds_left",
     "slowed_rate",
+    "wave_s",
 ]
 
 BLOB_OVERHEAD_BYTES = 256 << 10
 REPORT_S = 0.3
 """Nodes tell their progress at least this often, seconds."""
-_RUNS_LOOKED_AT = 64
-_PART_MIN, _PART_MAX, _KEPT_S = 0.8, 0.92, 1.5
+# Each lease is a few requests, as it is asked for in parts and files end in it: some times 64 MiB, for that mean.
+_WAVE_BYTES, _WAVE_LEAST_S = 192 << 20, 2.0
+_PART_MIN, _PART_MAX, _KEPT_S = 0.75, 0.92, 1.5
 _LEAST_S, _LEAST_MAX_S, _LEAST_PART = 0.4, 3.0, 0.015
 _TWICE_PART, _CUT_PART = 0.009, 0.005  # of all that is needed
 _UNDER_WAY_S = 0.12
@@ -166,57 +168,37 @@ def least_lease_s(whole_s: float) -> float:
     return min(_LEAST_MAX_S, max(_LEAST_S, _LEAST_PART * whole_s))
 
 
-def choose_run(
-    free: int, costs: CostMap, *, aim: float, continue_at: int, reserved: Container[int], least: float
-) -> tuple[int, int]:
-    """A run of free pieces that costs about ``aim``.
+def wave_s(total_rate: float, connections: int) -> float:
+    """Seconds that a lease lasts at most: the digests of files are behind by about as much.
 
-    The node's own region goes on where it can (``continue_at``), so that disks write in order. Otherwise it starts in
-    the longest free run: at its beginning, or, where another node is about to go on there (``reserved`` ends of other
-    nodes' regions), in its middle.
+    Long enough that in a pull of many gigabytes the mean request is of more than 64 MiB.
+
+    Args:
+        total_rate: all connections together, bytes/s, > 0.
+        connections: their number, > 0.
+    """
+    return max(_WAVE_LEAST_S, _WAVE_BYTES * connections / total_rate)
+
+
+def choose_run(free: int, costs: CostMap, *, aim: float, least: float) -> tuple[int, int]:
+    """The first run of free pieces, as far as it costs about ``aim``.
+
+    The digest of a whole file can only be computed from its front, so all nodes read near the front of what is left:
+    where each had a part of a file for itself most of the file would still be to hash when its last byte has come. All
+    disks write about in order so too.
 
     Args:
         free: pieces to choose from, not empty.
         costs: costs of the pieces.
         aim: cost wanted.
-        continue_at: piece after the node's last region; -1 for none.
-        reserved: pieces at which other nodes will go on.
         least: a rest that costs less than this is taken along.
     """
-    if continue_at >= 0 and free >> continue_at & 1:
-        start, stop = continue_at, run_end(free, continue_at)
-    else:
-        start, stop = _longest_run(free, costs)
-        # The run may begin before it was looked at: then somebody goes on there as well.
-        if start in reserved:
-            cost = costs.run(start, stop)
-            middle = costs.at(start) + (cost / 2 if cost > 2 * aim else max(0.0, cost - aim))
-            start = min(max(start, costs.round_up(middle)), stop - 1)
+    start = first_set(free)
+    stop = run_end(free, start)
     end = min(stop, max(start + 1, costs.piece_at(costs.at(start) + aim)))
     if costs.run(end, stop) <= least:
         end = stop
     return start, end
-
-
-def _longest_run(free: int, costs: CostMap) -> tuple[int, int]:
-    best, best_cost, at = (0, 0), -1.0, 0
-    for _ in range(_RUNS_LOOKED_AT):
-        first = first_set(free, at)
-        if first < 0:
-            break
-        at = run_end(free, first)
-        cost = costs.run(first, at)
-        if cost > best_cost:
-            best, best_cost = (first, at), cost
-    # A later run may be longer than all that were looked at: the middle of the set is as good a sample as any.
-    if at and (rest := free >> at):
-        probe = at + rest.bit_length() // 2
-        first = first_set(free, probe)
-        if first >= 0:
-            first = run_start(free, first + 1)
-            if costs.run(first, run_end(free, first)) > best_cost:
-                best = (first, run_end(free, first))
-    return best
 
 
 def choose_split(

@@ -240,8 +240,6 @@ class LeaseTable:
         if (lease := self._leases.get(event.lease_id, event.node)) is not None:
             slot = lease.slot
             self._moved(lease, event.position, 0.0, now)
-            if lease.position < lease.end and not lease.duplicate:
-                self._book.go_on(lease.node, lease.position)
             if lease in self._leases:
                 self._leases.drop(lease)
         fault = self._book.ended(event, slot, now)
@@ -311,22 +309,17 @@ class LeaseTable:
         node = self._book.nodes[ask.node]
         mine = free & node.want or free
         rate = self._book.slot_rate(ask.node, ask.slot, now)
-        left_s = self._costs.of(free | self._leases.leased) / self._book.total_rate(now)
+        total_rate = self._book.total_rate(now)
+        left_s = self._costs.of(free | self._leases.leased) / total_rate
         fair = rate * left_s
         if self._book.known_rate(ask.node, ask.slot) > 0:
-            least = rate * policy.least_lease_s(self._costs.total / self._book.total_rate(now))
-            aim = max(fair * policy.lease_part(left_s), least)
+            least = rate * policy.least_lease_s(self._costs.total / total_rate)
+            most = rate * policy.wave_s(total_rate, self._book.connections)
+            aim = min(max(fair * policy.lease_part(left_s), least), most)
         else:
             least = 0.0
             aim = min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
-        first, end = choose_run(
-            mine,
-            self._costs,
-            aim=aim,
-            continue_at=node.next_piece,
-            reserved=self._book.next_pieces,
-            least=min(least, fair) / 2,
-        )
+        first, end = choose_run(mine, self._costs, aim=aim, least=min(least, fair) / 2)
         piece_s = self._costs.run(first, first + 1) / rate
         if piece_s > max(left_s, _START_S) and any(x.rate > rate for x in self._leases):
             # Alone with this piece it would take longer than the others need for all that is left.
@@ -392,7 +385,5 @@ class LeaseTable:
         self._next_id += 1
         rate = self._book.known_rate(ask.node, ask.slot)
         self._leases.add(Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate))
-        if not duplicate:
-            self._book.go_on(ask.node, end)
         self._parked.pop((ask.node, ask.slot), None)
         self._actions.append(Grant(ask.node, ask.slot, lease_id, first, end))

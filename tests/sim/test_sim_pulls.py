@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from exo_dl.core.pieces import mask
+from exo_dl.core.pieces import iter_bits, mask
+from exo_dl.core.swarm import PiecesArrived
 from exo_dl.sim.__main__ import main
 from exo_dl.sim.cluster import Cluster, Report
 from exo_dl.sim.network import NodeSpec
@@ -75,7 +76,7 @@ def test_a_node_on_a_slow_lan_reads_from_the_hub_what_peers_would_bring_later() 
 
 
 def test_on_average_there_is_at_most_one_request_for_64_mib() -> None:
-    report = pull("lab", 4, 4096)
+    report = pull("lab", 4, 8192)
     assert report.complete
     assert report.hub_requests <= report.hub_bytes / (64 << 20)
     assert report.ratio <= 1.03
@@ -197,3 +198,29 @@ def test_a_table_has_one_line_for_each_row_over_its_seeds() -> None:
     lines = list(table([Row("lab", 2, 8), Row("home", 3, 8)], seeds=2, quantum_s=0.005, jobs=2))
     assert [line.split()[:3] for line in lines] == [HEADER.split()[:3], ["lab", "2", "8"], ["home", "3", "8"]]
     assert all(len(line.split()) == len(HEADER.split()) for line in lines)
+
+
+@pytest.mark.parametrize(("scenario", "mib", "files"), [("lab", 512, 3), ("lab", 2048, 1), ("mixed", 4096, 1)])
+def test_when_the_last_piece_comes_the_digests_of_files_are_nearly_done(
+    scenario: str, mib: int, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is hashed from its front, at 0.6 GB/s, while its pieces come."""
+    cluster = build(scenario, nodes=4, seed=1, size_bytes=mib << 20, files=files, quantum_s=0.01)
+    manifest = next(iter(cluster.nodes.values())).manifest
+    came: dict[str, dict[int, float]] = {name: {} for name in cluster.nodes}
+    dispatch = SimNode.dispatch
+
+    def watch(node: SimNode, event: object) -> None:
+        if isinstance(event, PiecesArrived):
+            for piece in iter_bits(event.pieces):
+                came[node.name].setdefault(piece, cluster.now)
+        dispatch(node, event)
+
+    monkeypatch.setattr(SimNode, "dispatch", watch)
+    assert cluster.run(until_s=1000).complete
+    for times in came.values():
+        for blob in manifest.blobs:
+            hashed = 0.0
+            for piece in range(blob.first_piece, blob.end_piece):
+                hashed = max(hashed, times[piece]) + manifest.piece_bytes(piece) / 0.6e9
+            assert hashed <= max(times.values()) + 0.1

@@ -67,13 +67,25 @@ def test_an_unmeasured_node_gets_a_small_lease_first() -> None:
     assert 1 <= grant.end - grant.first <= 16
 
 
-def test_a_region_goes_on_where_it_ended() -> None:
+def test_each_lease_begins_with_the_first_piece_that_nobody_has() -> None:
     bench = Bench()
     for node in ("a", "b"):
         bench.join(node, rate=10e6)
-    first, _ = bench.ask("a", rate=10e6), bench.ask("b", rate=10e6)
-    bench.send(LeaseEnded("a", first.lease_id, first.end, LeaseResult.DONE), at=5.0)
-    assert bench.ask("a", rate=10e6).first == first.end
+    first, second = bench.ask("a", rate=10e6), bench.ask("b", rate=10e6)
+    assert (first.first, second.first) == (0, first.end)
+    bench.send(LeaseEnded("a", first.lease_id, first.end - 2, LeaseResult.RETURNED), at=5.0)
+    third = bench.ask("a", rate=10e6)
+    assert (third.first, third.end) == (first.end - 2, first.end), "what was given back is in the way of all digests"
+    bench.send(LeaseEnded("a", third.lease_id, third.end, LeaseResult.DONE), at=6.0)
+    assert bench.ask("a", rate=10e6).first == second.end
+
+
+def test_a_lease_of_a_large_model_lasts_no_longer_than_digests_may_be_behind() -> None:
+    bench = Bench(size_mib=40_000)
+    for node in ("a", "b"):
+        bench.join(node, rate=100e6)
+    grant = bench.ask("a", rate=100e6)
+    assert bench.manifest.run_bytes(grant.first, grant.end) == pytest.approx(192 * MIB, rel=0.1)
 
 
 def test_the_tail_of_the_last_lease_is_taken_over_so_that_both_end_together() -> None:
