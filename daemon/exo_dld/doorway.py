@@ -22,16 +22,19 @@ from pathlib import Path
 from exo_dl.net.addresses import split_host_port
 from exo_dl.net.opensockets import Endpoint, PeerUser, connections_at, end_connection, end_user, plain_host, users_at
 
-__all__ = ["MAX_WAITING_PER_HOST", "Doorway"]
+__all__ = ["MAX_WAITING", "MAX_WAITING_PER_HOST", "Doorway"]
 
 _log = logging.getLogger(__name__)
 
 MAX_WAITING_PER_HOST = 64
 """Connections from one address that have not made a call; of more, the oldest are ended."""
 
+MAX_WAITING = 512
+"""From all addresses together: gRPC holds some 50 kB for each."""
+
 _LOOK_S = 0.5
-# A look costs 10 to 40 microseconds a descriptor. All looks together may take a thirtieth of the time, and a burst:
-_SHARE = 1 / 30
+# A look costs 10 to 40 microseconds a descriptor. All looks together may take a tenth of the time, and a burst:
+_SHARE = 1 / 10
 _BURST_S = 0.1
 # Members give attempts up too: dialling tries several addresses, and takes the first. They are known by their link
 # soon, and such an address has so many attempts a minute that are no refusals.
@@ -171,11 +174,12 @@ class Doorway:
         self._looked_s += time.monotonic() - begin
 
     def _thin_out(self, there: dict[Endpoint, int]) -> None:
-        """No address has more than a few that wait: the rest of the places is for others."""
-        waiting = Counter(host for host, _ in self._seen)
+        """No address has more than a few that wait, nor all together more than many: the other places are members'."""
+        waiting, most = Counter(host for host, _ in self._seen), len(self._seen)
         for far in list(self._seen):  # the oldest first
-            if waiting[far[0]] > MAX_WAITING_PER_HOST:
+            if waiting[far[0]] > MAX_WAITING_PER_HOST or most > MAX_WAITING:
                 waiting[far[0]] -= 1
+                most -= 1
                 end_connection(there[far], far, self._port)
 
     def _judge(self) -> None:

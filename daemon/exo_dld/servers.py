@@ -24,7 +24,7 @@ _MAX_CONCURRENT_RPCS = 1024
 # What strangers can take up: connections that do not finish their handshake are few and short.
 _BOUNDS: tuple[tuple[str, int], ...] = (
     ("grpc.server_handshake_timeout_ms", 5_000),
-    ("grpc.max_allowed_incoming_connections", 4_096),
+    ("grpc.max_allowed_incoming_connections", 2_048),
     ("grpc.max_concurrent_streams", 128),
 )
 

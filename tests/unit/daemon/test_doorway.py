@@ -20,7 +20,7 @@ import pytest
 from exo_dl.net.identity import Identity, new_node_id, new_secret
 from exo_dl.net.opensockets import users_at
 from exo_dld.access import Gate
-from exo_dld.doorway import MAX_WAITING_PER_HOST, Doorway
+from exo_dld.doorway import MAX_WAITING, MAX_WAITING_PER_HOST, Doorway
 from exo_dld.servers import make_server
 from tests.unit.daemon.members import SECRET, Node
 
@@ -156,9 +156,12 @@ async def test_a_members_attempts_that_it_gave_up_are_forgiven_within_a_bound(
     assert f"{STRANGER} is refused" in caplog.text
 
 
-async def test_one_address_has_a_bounded_number_of_places(guarded: Guarded) -> None:
-    """300 that wait: all but 64 are ended, and a member links."""
-    waiting = [guarded.visit(STRANGER) for _ in range(300)]
+@pytest.mark.parametrize(("addresses", "each", "left"), [(1, 300, MAX_WAITING_PER_HOST), (20, 40, MAX_WAITING)])
+async def test_those_who_wait_have_a_bounded_number_of_places(
+    guarded: Guarded, addresses: int, each: int, left: int
+) -> None:
+    """The oldest are ended, and a member links."""
+    waiting = [guarded.visit(f"127.0.1.{1 + number}") for _ in range(each) for number in range(addresses)]
     try:
 
         def still_open() -> int:
@@ -173,7 +176,7 @@ async def test_one_address_has_a_bounded_number_of_places(guarded: Guarded) -> N
                     continue
             return count
 
-        await guarded.until(lambda: still_open() <= MAX_WAITING_PER_HOST)
+        await guarded.until(lambda: still_open() <= left)
         friend = await Node(peers=[guarded.node.address]).start()
         try:
             await friend.sees(guarded.node)
@@ -182,7 +185,7 @@ async def test_one_address_has_a_bounded_number_of_places(guarded: Guarded) -> N
     finally:
         for sock in waiting:
             sock.close()
-    await guarded.until(lambda: guarded.door.refused == 300)
+    await guarded.until(lambda: guarded.door.refused == addresses * each)
 
 
 def test_the_kernel_knows_who_uses_a_unix_socket(tmp_path: Path) -> None:
