@@ -330,6 +330,7 @@ class NodeMetrics:
     piece_requests_busy: int
     piece_requests_refused: int
     calls_refused: int
+    connections_refused: int
     piece_connections: int
     uploads: int
     peers_up: int

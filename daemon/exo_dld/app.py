@@ -215,6 +215,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         piece_server=piece_server,
         running=lambda: pulls.running(),
         calls_refused=lambda: gate.refused,
+        connections_refused=lambda: doorway.refused,
     )
     stack.callback(metrics.close)
 
@@ -278,10 +279,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     piece_server.start()
     stack.callback(piece_server.close)
 
-    doorway = Doorway(
-        members=lambda: [at for peer in membership.peers() if peer.state == UP for at in peer.addresses],
-        group=config.socket_group,
-    )
+    doorway = Doorway(peers=membership.peers, group=config.socket_group)
     gate = Gate(identity, revoked=readers.revoked, doorway=doorway)
     server = servers.make_server(gate)
     watches = WatchLimit()

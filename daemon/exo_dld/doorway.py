@@ -16,11 +16,12 @@ import threading
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from exo_dl.net.addresses import split_host_port
 from exo_dl.net.opensockets import Endpoint, PeerUser, connections_at, end_connection, end_user, plain_host, users_at
+from exo_dld.peerbook import UP, PeerInfo
 
 __all__ = ["MAX_WAITING", "MAX_WAITING_PER_HOST", "Doorway"]
 
@@ -49,7 +50,7 @@ class Doorway:
     """Lives on one event loop, but for `knocked`, which is called in threads of gRPC.
 
     Args:
-        members: the "host:port" of all linked members.
+        peers: the other nodes that are known.
         group: those who may use the Unix socket beside this user and root.
         judge_after_s: how long a connection that ended may still turn out to be a member's; only tests give another.
     """
@@ -57,11 +58,11 @@ class Doorway:
     def __init__(
         self,
         *,
-        members: Callable[[], Collection[str]],
+        peers: Callable[[], Iterable[PeerInfo]],
         group: int | None = None,
         judge_after_s: float = _JUDGE_AFTER_S,
     ) -> None:
-        self._members = members
+        self._peers = peers
         self._group = group
         self._judge_after_s = judge_after_s
         self._port = 0
@@ -188,7 +189,7 @@ class Doorway:
             self._forgiven_since = now
             self._forgiven.clear()
         due = [far for far, since in self._gone.items() if now - since >= self._judge_after_s]
-        members = {plain_host(split_host_port(address)[0]) for address in self._members()} if due else set()
+        members = self._members() if due else set()
         for far in due:
             del self._gone[far]
             host = far[0]
@@ -199,6 +200,11 @@ class Doorway:
                 self._tell(host, f"{host} is refused at the gRPC port: it shows no certificate of this cluster")
         waiting = len(self._seen) + len(self._gone)
         self._refused = max(self._refused, self._begun_at_look - self._accounted - waiting)
+
+    def _members(self) -> set[str]:
+        """The addresses of those that are linked."""
+        linked = (peer for peer in self._peers() if peer.state == UP)
+        return {plain_host(split_host_port(address)[0]) for peer in linked for address in peer.addresses}
 
     def _tell(self, source: str, what: str) -> None:
         """Each source is named once."""

@@ -34,6 +34,7 @@ class Metrics:
         piece_server: what sends.
         running: the pulls that have not ended.
         calls_refused: gRPC calls that were not let in.
+        connections_refused: connections to the gRPC port that were not let in.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Metrics:
         piece_server: PieceServer,
         running: Callable[[], Sized],
         calls_refused: Callable[[], int],
+        connections_refused: Callable[[], int],
     ) -> None:
         self._name = name
         self._membership = membership
@@ -52,6 +54,7 @@ class Metrics:
         self._piece_server = piece_server
         self._running = running
         self._calls_refused = calls_refused
+        self._connections_refused = connections_refused
         self._began_s = time.monotonic()
         self._process = psutil.Process()
         self._numbers = itertools.count()
@@ -99,6 +102,7 @@ class Metrics:
                 piece_requests_busy=served.busy,
                 piece_requests_refused=served.refused,
                 calls_refused=self._calls_refused(),
+                connections_refused=self._connections_refused(),
                 piece_connections=served.connections,
                 uploads=served.uploads,
                 peers_up=len(self._membership.up()),

@@ -27,6 +27,7 @@ _COUNTERS = (
     ("piece_requests_busy", "piece_requests_busy", "Of those, answered that no slot is free."),
     ("piece_requests_refused", "piece_requests_refused", "Of those, refused."),
     ("calls_refused", "calls_refused", "gRPC calls that were not let in."),
+    ("connections_refused", "connections_refused", "Connections to the gRPC port that were not let in."),
     ("cpu_s", "cpu_seconds", "CPU time of the daemon."),
 )
 _GAUGES = (

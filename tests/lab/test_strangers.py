@@ -55,6 +55,7 @@ def test_five_hundred_strangers_at_each_port_do_not_hold_a_pull_up(make_lab: Mak
     for node in (n1, n2):
         check_copy(model, node.home)
     wait_until(lambda: refusals(n1.log, "gRPC"), timeout_s=20, what="they are named at the gRPC port too")  # type: ignore[arg-type,return-value]
+    assert n1.json("metrics")[-1]["connections_refused"] > 0
     peak_bytes = n1.peak_rss_bytes()
     n1.stop()
     for port in ("piece", "gRPC"):

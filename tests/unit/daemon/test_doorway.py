@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,7 @@ from exo_dl.net.identity import Identity, new_node_id, new_secret
 from exo_dl.net.opensockets import users_at
 from exo_dld.access import Gate
 from exo_dld.doorway import MAX_WAITING, MAX_WAITING_PER_HOST, Doorway
+from exo_dld.peerbook import UP
 from exo_dld.servers import make_server
 from tests.unit.daemon.members import SECRET, Node
 
@@ -34,8 +36,8 @@ class Guarded:
 
     def __init__(self) -> None:
         self.node = Node()
-        self.linked: list[str] = []
-        self.door = Doorway(members=lambda: self.linked, judge_after_s=0.2)
+        self.linked: list[SimpleNamespace] = []
+        self.door = Doorway(peers=lambda: self.linked, judge_after_s=0.2)  # type: ignore[arg-type]
         self.node.server = make_server(Gate(self.node.identity, revoked=lambda _: False, doorway=self.door))
         self.node.membership.add_to(self.node.server)
 
@@ -143,7 +145,7 @@ async def test_a_members_attempts_that_it_gave_up_are_forgiven_within_a_bound(
     guarded: Guarded, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its address is not a way to go uncounted: what is more than dialling does is refused like all else."""
-    guarded.linked = [f"{STRANGER}:{guarded.node.port}"]
+    guarded.linked = [SimpleNamespace(state=UP, addresses=(f"{STRANGER}:{guarded.node.port}",))]
     for _ in range(5):
         guarded.visit(STRANGER).close()
     guarded.visit(ANOTHER).close()

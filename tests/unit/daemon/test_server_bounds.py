@@ -26,7 +26,7 @@ from tests.unit.daemon.members import SECRET, Node
 async def node() -> AsyncIterator[Node]:
     """A node with the server of a daemon."""
     made = Node()
-    made.server = make_server(Gate(made.identity, revoked=lambda _: False, doorway=Doorway(members=list)))
+    made.server = make_server(Gate(made.identity, revoked=lambda _: False, doorway=Doorway(peers=list)))
     made.membership.add_to(made.server)
     await made.start()
     yield made
