@@ -44,7 +44,7 @@ _HEAD_S = 5.0
 _IDLE_S = 90.0
 _BUSY_RETRY_MS = 50
 _MAX_TOLD = 1024
-# Far above what a pull asks of one node; strangers have less, by address.
+# A pull of 3,000 small files asked a node 31 times in its busiest second. Strangers have less, by address.
 _PER_NODE_S, _PER_NODE_AT_ONCE = 2_000.0, 4_000.0
 _PER_STRANGER_S, _PER_STRANGER_AT_ONCE = 20.0, 200.0
 _log = logging.getLogger(__name__)
