@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 from exo_dl.core import swarm as core
@@ -33,6 +32,12 @@ class Doubter(Protocol):
         """Ends this node's part."""
 
 
+class Drop(Protocol):
+    """Lets pieces be read again; ``everywhere``: what peers hold of them is not believed any more."""
+
+    def __call__(self, pieces: int, *, everywhere: bool = False) -> None: ...
+
+
 class Doubts:
     """The doubts of one worker.
 
@@ -44,9 +49,7 @@ class Doubts:
         drop: lets pieces be read again.
     """
 
-    def __init__(
-        self, manifest: Manifest, worker: Doubter, *, swarm: core.Swarm, ports: Ports, drop: Callable[[int], None]
-    ) -> None:
+    def __init__(self, manifest: Manifest, worker: Doubter, *, swarm: core.Swarm, ports: Ports, drop: Drop) -> None:
         self._manifest = manifest
         self._worker = worker
         self._swarm = swarm
@@ -63,7 +66,7 @@ class Doubts:
         reading = self._worker.readings.of(index)
         self._ports.suspect(index, reading)
         self._worker.readings.begin(index, reading + 1)
-        self._drop(whole)
+        self._drop(whole, everywhere=True)
         if reading + 1 >= MAX_READINGS:
             text = f"{blob.paths[0]} was read {MAX_READINGS} times and never had the digest that the hub names for it."
             self._worker.fail(

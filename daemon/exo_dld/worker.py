@@ -283,16 +283,20 @@ class Worker:
         verified = index in self._awaited and index not in self._unpublished
         if verified or reading < self.readings.of(index) or self._over:
             return
-        # Where all of it is here its own digest decides in a moment.
-        if whole & ~self._swarm.have:
+        # Where all of it is here, and wanted, its own digest decides in a moment.
+        if index not in self._awaited or whole & ~self._swarm.have:
             self.readings.begin(index, reading + 1)
             if self._waiting is None:
-                self._drop(whole)
+                self._drop(whole, everywhere=True)
             else:  # the store is being opened: what an earlier run left there is of the older reading
                 self._stale |= whole
 
-    def _drop(self, pieces: int) -> None:
-        """These pieces are to be read again; what was known of their digests is not believed any more."""
+    def _drop(self, pieces: int, *, everywhere: bool = False) -> None:
+        """These pieces are to be read again; what was known of their digests is not believed any more.
+
+        ``everywhere``: with the reading that they are of ends what peers hold of it. A node that goes on to believe
+        them reads the pieces anew for nodes that seem to have them, and lets go of them at once.
+        """
         self._transfers.void(pieces)
         self.store.forget(pieces)
         self.testimony.forget(pieces)
@@ -301,7 +305,7 @@ class Worker:
             self._unpublished.discard(-1)
             if not self._over:
                 self._set_state(NodeState.PULLING)
-        self.feed(core.PieceBad(pieces))
+        self.feed(core.PieceBad(pieces, everywhere))
         self._ports.rejoin()
         self._ports.ask_maps()
 

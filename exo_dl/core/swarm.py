@@ -283,9 +283,11 @@ class Swarm:
                 self._hub.coordinator()
             case HubReady(ok):
                 self._hub.ready = ok
-            case PieceBad(pieces):
+            case PieceBad(pieces, everywhere):
                 self._lacking_bytes += self._manifest.set_bytes(pieces & self._have & self._want)
                 self._have &= ~pieces
+                for peer in list(self._book.peers) if everywhere else ():
+                    self._book.forget(peer, pieces)
                 self._complete = self._complete and not self._want & ~self._have
             case OnOwn():
                 self._own.begin_alone()

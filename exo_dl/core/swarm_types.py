@@ -154,9 +154,13 @@ class LeaseTrimmed:
 
 @dataclass(frozen=True, slots=True)
 class PieceBad:
-    """The digest of a whole file failed: these pieces are lost again."""
+    """The digest of a whole file failed: these pieces are lost again.
+
+    ``everywhere``: what peers were said to hold of them was of the same reading, and is not believed any more.
+    """
 
     pieces: int
+    everywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

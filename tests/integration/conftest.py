@@ -12,6 +12,7 @@ from bench.cluster import Node, wait_linked
 from bench.hub import LocalHub
 from bench.models import LabModel, make_lab_model
 from exo_dl.net.identity import new_secret
+from tests.integration.llama import make_llama
 
 MIB = 1 << 20
 
@@ -27,6 +28,12 @@ def free_port() -> int:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LabModel:
     return make_lab_model(tmp_path_factory.mktemp("hub"), size_bytes=24 * MIB)
+
+
+@pytest.fixture(scope="session")
+def llama(model: LabModel) -> LabModel:
+    """A model that can be divided, on the same hub."""
+    return make_llama(model.root)
 
 
 @pytest.fixture

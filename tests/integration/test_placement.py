@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,62 +16,14 @@ from safetensors.numpy import load_file, save_file
 
 from bench.cluster import CommandError, Node, hub_cache, wait_linked, wait_until
 from bench.hub import LocalHub
-from bench.models import LabModel, check_copy, describe_model
-from bench.repos import DigestCache, load_repo
+from bench.models import LabModel, check_copy
+from bench.parts import parts_folder
 from bench.served import read_requests, summarize
 from exo_dl.net.identity import new_secret
 from tests.integration.conftest import MIB, MakeNodes, start_all
+from tests.integration.llama import LAYERS, MEMORY, described, state_dict
 
-LAYERS = 6
 HEADERS = 2 * (16 << 10)  # what is read of two shards to plan
-MEMORY = ("--memory", "one=1GiB", "--memory", "two=2GiB", "--memory", "three=3GiB")
-
-
-@pytest.fixture(scope="session")
-def llama(model: LabModel) -> LabModel:
-    """A model of six layers in two shards, with names and an order as Llama checkpoints have them."""
-    folder = model.root / "lab" / "llama"
-    folder.mkdir()
-    noise = np.random.default_rng(7)
-
-    def weights(*shape: int) -> Any:
-        return noise.integers(0, 1 << 16, shape, dtype=np.uint16).view(np.float16)
-
-    tensors = {"model.embed_tokens.weight": weights(1024, 512), "lm_head.weight": weights(1024, 512)}
-    for layer in range(LAYERS):
-        tensors[f"model.layers.{layer}.self_attn.q_proj.weight"] = weights(1024, 512)
-        tensors[f"model.layers.{layer}.mlp.up_proj.weight"] = weights(1024, 1024)
-        tensors[f"model.layers.{layer}.input_layernorm.weight"] = weights(512)
-    tensors["model.norm.weight"] = weights(512)
-    names = sorted(tensors)
-    weight_map = {}
-    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), 1):
-        file = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(part, file)
-    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": LAYERS}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text("{}")
-    return described(model.root, "lab/llama")
-
-
-def described(root: Path, repo: str) -> LabModel:
-    loaded = load_repo(root, "model", repo, DigestCache(root))
-    files = {f.path: {"size": f.size, "etag": f.etag, "sha256": f.sha256} for f in loaded.files.values()}
-    return describe_model(root, repo, {"commit": loaded.commit, "folder": str(root / repo), "files": files})
-
-
-def state_dict(folder: Path) -> dict[str, bytes]:
-    """Names and bytes of all tensors of a folder, as the safetensors package reads them."""
-    return {name: tensor.tobytes() for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
-
-
-def parts_folder(node: Node, model: LabModel) -> Path:
-    base = node.home / "hub" / "exo-dl" / f"models--{model.repo.replace('/', '--')}" / model.commit
-    (folder,) = base.iterdir()
-    return folder
 
 
 def hub_bytes(tmp_path: Path) -> int:

@@ -311,3 +311,14 @@ def test_events_of_one_moment_are_thought_about_once_and_come_to_the_same() -> N
     assert only(Announce, apart) == only(Announce, at_once) == Announce(bits)
     assert len(every(FetchFromPeer, apart)) == len(every(FetchFromPeer, at_once)) == 1
     assert one_by_one.swarm.have == together.swarm.have == bits
+
+
+def test_with_a_reading_that_was_wrong_goes_what_peers_hold_of_it() -> None:
+    bench = Bench(size_mib=4)
+    bench.send(PeerHas("a", mask(0, 4)))
+    bench.send(PieceBad(mask(1, 3)))
+    assert bench.swarm.held_by("a") == mask(0, 4)
+    bench.send(PieceBad(mask(1, 3), everywhere=True))
+    assert bench.swarm.held_by("a") == mask(0, 1) | mask(3, 4)
+    bench.send(PeerHas("a", mask(1, 3)))
+    assert bench.swarm.held_by("a") == mask(0, 4), "it has read them anew"
