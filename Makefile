@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WEIGHTS := $(VENV)/.weights
 AUDIT := .venv-audit
+LOADERS := .venv-loaders
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The locks name versions and hashes and no place to get them from: that is the business of the machine that installs.
 COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes \
@@ -12,7 +13,7 @@ COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-c
 	--no-emit-trusted-host $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check fuzz lint format proto proto-check bench bench-hop bench-local sim faults soak audit \
+.PHONY: help venv demo test check fuzz lint format proto proto-check bench bench-hop bench-local sim faults soak audit loaders \
 	lab-tools lock clean
 
 help:  ## This list
@@ -96,6 +97,11 @@ $(AUDIT)/.ready: requirements/audit.txt
 	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
 	touch $@
 
+loaders: $(READY)  ## Parts of a model loaded by transformers and MLX (installs them and PyTorch into .venv-loaders)
+	test -x $(LOADERS)/bin/python || $(PYTHON) -m venv $(LOADERS)
+	$(LOADERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/loaders.txt
+	$(BIN)/python -m bench.loaders $(LOADERS)/bin/python
+
 lab-tools:
 	bash tests/lab/setup.sh
 
@@ -106,4 +112,4 @@ lock: $(READY)  ## Resolve the dependencies again and write the locks (UPGRADE=-
 	$(COMPILE) -o requirements/audit.txt requirements/audit.in
 
 clean:
-	rm -rf $(VENV) $(AUDIT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-data
+	rm -rf $(VENV) $(AUDIT) $(LOADERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-data
