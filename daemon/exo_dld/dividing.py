@@ -10,7 +10,6 @@ from exo_dl.core.placement import DEFAULT_FRACTION, node_plan, place_experts, pl
 from exo_dl.core.plan import LayerParts, NodePlan, NodeRoom, Part, Plan, Sliced, merge_ranges
 from exo_dl.core.planfile import FilePlan, chosen
 from exo_dl.core.wants import NodeWants
-from exo_dl.errors import NoRoomError
 from exo_dl.formats.layers import classify
 from exo_dl.formats.slicing import slice_model
 from exo_dl.formats.weights import companions
@@ -26,7 +25,6 @@ class Division:
     Attributes:
         place: "layers" or "experts".
         rooms: the nodes.
-        names: what people call them, by id.
         fraction: of their memory, what weights may take.
         previous: the plan that they carried out last; None where there is none.
         replan: divide anew.
@@ -34,7 +32,6 @@ class Division:
 
     place: str
     rooms: Sequence[NodeRoom]
-    names: Mapping[str, str]
     fraction: float
     previous: Plan | None = None
     replan: bool = False
@@ -55,13 +52,7 @@ def divide(division: Division, structure: Structure) -> Plan:
         # What a node has of this model already takes no room again.
         held = {node: _bytes_held(model, part) for node, part in previous.nodes.items()}
         rooms = [_with_disk(room, held.get(room.node, 0)) for room in rooms]
-    try:
-        return function(model, rooms, fraction=division.fraction, previous=previous, replan=division.replan)
-    except NoRoomError as error:
-        what = error.what
-        for node, name in division.names.items():
-            what = what.replace(f"{node}:", f"{name}:")
-        raise NoRoomError(what, short=error.short, hint=error.hint) from error
+    return function(model, rooms, fraction=division.fraction, previous=previous, replan=division.replan)
 
 
 def from_file(plan: FilePlan, manifest: Manifest, structure: Structure | None) -> Plan:

@@ -15,7 +15,7 @@ from exo_dl.core.placement import place_files, place_full, place_none
 from exo_dl.core.plan import NodePlan, NodeRoom, Plan
 from exo_dl.core.planfile import FilePlan, NodeLines, parse_plan
 from exo_dl.core.wants import NodeWants, Wants
-from exo_dl.errors import UnknownStructureError, UsageError
+from exo_dl.errors import NoRoomError, PlacementError, UnknownStructureError, UsageError
 from exo_dl.hubs.base import Hub, Resolved
 from exo_dl.rpc.v1 import pull_pb2
 from exo_dl.store.hflayout import HFLayout
@@ -145,7 +145,13 @@ class Planner:
             raise UsageError("No node is left that gets anything.")
         if place == "full" and not helpers:
             return Planned(None, place_full(_sizes(manifest), nodes), rooms, ())
-        plan, headers, notes = await self._divide(place, asked, manifest, resolved, nodes, rooms)
+        try:
+            plan, headers, notes = await self._divide(place, asked, manifest, resolved, nodes, rooms)
+        except (PlacementError, NoRoomError) as error:
+            for node in rooms:  # people know them by name
+                error.what = error.what.replace(node, self._name_of(node))
+                error.hint = error.hint.replace(node, self._name_of(node))
+            raise
         wants = wants_of(place, manifest, plan, headers, self._name_of)
         wants |= {n: NodeWants(note={"placement": "none"}) for n in helpers}
         placement = Wants("files" if place == "full" else place, wants)
@@ -174,7 +180,6 @@ class Planner:
         division = Division(
             place,
             rooms=[rooms[node] for node in nodes],
-            names={node: self._name_of(node) for node in nodes},
             fraction=asked.fraction or DEFAULT_FRACTION,
             previous=self._previous(manifest, place),
             replan=asked.replan,

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from bench.cluster import CommandError, Node, hub_cache, wait_linked, wait_until
+from bench import parts
+from bench.cluster import Node, hub_cache, wait_linked, wait_until
 from bench.hub import LocalHub
 from bench.models import LabModel, check_copy
 from bench.parts import parts_folder
 from bench.served import read_requests, summarize
-from exo_dl.net.identity import new_secret
 from tests.integration.conftest import MIB, MakeNodes, start_all
 from tests.integration.llama import LAYERS, MEMORY, described, state_dict
 
@@ -79,6 +78,13 @@ def test_layers_then_everything(trio: list[Node], llama: LabModel, tmp_path: Pat
     for node in trio:
         check_copy(llama, node.home)
     assert hub_bytes(tmp_path) - before <= HEADERS, "the cluster held every byte"
+
+
+def test_bf16_over_three_nodes(trio: list[Node], model: LabModel) -> None:
+    """Numpy has no such type: names, types, shapes and bytes are compared as the format has them."""
+    trio[2].json("pull", model.repo, "--place", "layers", *MEMORY)
+    counts = parts.check_parts(trio, model)
+    assert counts["three"] > counts["two"] > counts["one"] > 0
 
 
 def test_a_single_file_of_real_weights_over_three_nodes(trio: list[Node], hub: LocalHub) -> None:
@@ -189,44 +195,6 @@ def test_a_node_that_joins_later_gets_its_part_by_replanning(
     check_parts(nodes, llama)
     assert hub_bytes(tmp_path) - before <= HEADERS, "layers move over the LAN"
     assert summary["bytes_from_hub"] == 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--place", "layers", "--memory", "nobody=1GiB"), "nobody"),
-        (("--place", "layers", "--memory", "one=1MiB", *MEMORY[2:]), "one"),
-        (("--place", "files"), "--want"),
-        (("--place", "files", "--want", "one=*.gguf"), "*.gguf"),
-        (("--place", "files", "--want", "nobody=*"), "nobody"),
-        (("--want", "one=*"), "--want"),
-        (("--place", "layers", "--layout", "exo"), "exo"),
-        (("--place", "layers", "--fraction", "7"), "7"),
-        (("--plan", "/nonexistent"), "/nonexistent"),
-    ],
-)
-def test_what_cannot_be_placed_is_said_before_a_byte_moves(
-    lone: Node, llama: LabModel, arguments: tuple[str, ...], words: str
-) -> None:
-    with pytest.raises(CommandError) as caught:
-        lone.json("pull", llama.repo, *arguments)
-    assert caught.value.exit_code in (2, 3, 7), caught.value.stderr
-    assert words in caught.value.stderr
-    assert not list(lone.home.rglob("*.exo-dl*"))
-
-
-@pytest.fixture(scope="module")
-def lone(model: LabModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One node and a hub, for questions alone."""
-    folder = tmp_path_factory.mktemp("lone")
-    with LocalHub(model.root, log=folder / "access.log", rate=60e6) as hub:
-        node = Node("one", folder / "one", secret=new_secret(), endpoint=hub.url, settings={"EXO_DL_MDNS": "false"})
-        node.start()
-        node.wait_ready()
-        try:
-            yield node
-        finally:
-            node.kill()
 
 
 def test_experts_are_divided_and_the_rest_is_everywhere(trio: list[Node], hub: LocalHub) -> None:

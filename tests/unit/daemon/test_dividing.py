@@ -34,7 +34,7 @@ def manifest(deepseek: Structure) -> Manifest:
 
 def division(place: str, nodes: int, *, gib: int = 800, **more: object) -> Division:
     rooms = [NodeRoom(f"node{number:04d}", (gib + 16 * number) * GIB) for number in range(nodes)]
-    return Division(place, rooms, {}, 1.0, **more)  # type: ignore[arg-type]
+    return Division(place, rooms, 1.0, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("place", "nodes", "at_most"), [("layers", 8, 32 << 10), ("experts", 64, 1 << 20)])
@@ -80,6 +80,6 @@ def test_what_a_node_has_takes_no_room_again() -> None:
     before = divide(division("experts", 2), mixtral)
     free = GIB  # for the embedding and the head, which are in no layer
     rooms = [NodeRoom(node, 800 * GIB, free) for node in before.nodes]
-    assert divide(Division("experts", rooms, {}, 1.0, before), mixtral) == before
+    assert divide(Division("experts", rooms, 1.0, before), mixtral) == before
     with pytest.raises(NoRoomError, match="its disk has"):
-        divide(Division("experts", rooms[:1], {}, 1.0, before), mixtral)
+        divide(Division("experts", rooms[:1], 1.0, before), mixtral)
