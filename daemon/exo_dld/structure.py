@@ -27,7 +27,7 @@ __all__ = ["Structure", "read_structure"]
 _FIRST_BYTES = 16 << 10
 _MAX_CONFIG_BYTES = 4 << 20
 _MAX_FILES = 2000
-_READERS = 4
+_READERS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +71,29 @@ def read_structure(manifest: Manifest, hub: Hub, local: Callable[[Blob], Sequenc
         )
     if weights.missing:
         raise FormatError(f"{manifest.repo} lacks {weights.missing[0]!r}, or it was left out of this pull.")
-    chosen = list(weights.files)
-    if weights.index is not None:
-        named = safetensors.parse_index(files.whole(weights.index), file=weights.index, files=files.all_paths)
-        chosen = sorted(set(named.weight_map.values()))
-        if absent := [path for path in chosen if path not in sizes]:
-            raise FormatError(f"{weights.index!r} names {absent[0]!r}, which is not among the files of this pull.")
-    if len(chosen) > _MAX_FILES:
-        raise FormatError(f"{manifest.repo} has its weights in {len(chosen)} files; {_MAX_FILES} are the most.")
-    with ThreadPoolExecutor(min(_READERS, len(chosen)), "headers") as pool:
-        structures = list(pool.map(files.header, chosen))
-    model = ModelStructure({s.file: s for s in structures}, "safetensors")
     folder = weights.folder
-    config = files.config(f"{folder}/config.json" if folder else "config.json")
+    # All at once, for each costs a round trip: an index hardly ever names other files than those that look like it.
+    with ThreadPoolExecutor(_READERS, "headers") as pool:
+        config = pool.submit(files.config, f"{folder}/config.json" if folder else "config.json")
+        index = None if weights.index is None else pool.submit(files.whole, weights.index)
+        headers = {path: pool.submit(files.header, path) for path in weights.files[:_MAX_FILES]}
+        chosen = list(weights.files)
+        if index is not None and weights.index is not None:
+            named = safetensors.parse_index(index.result(), file=weights.index, files=files.all_paths)
+            chosen = sorted(set(named.weight_map.values()))
+            if absent := [path for path in chosen if path not in sizes]:
+                raise FormatError(f"{weights.index!r} names {absent[0]!r}, which is not among the files of this pull.")
+        if len(chosen) > _MAX_FILES:
+            raise FormatError(f"{manifest.repo} has its weights in {len(chosen)} files; {_MAX_FILES} are the most.")
+        headers |= {path: pool.submit(files.header, path) for path in chosen if path not in headers}
+        model = ModelStructure({path: headers[path].result() for path in chosen}, "safetensors")
     kept = beside(sizes, weights)
     left = [path for path in sizes if path not in chosen and path not in kept and is_weights(path)]
     note = ""
     if left:
         size = sum(sizes[path] for path in left)
         note = f"No node gets {', '.join(left[:3])}{' and others' if left[3:] else ''} ({size} bytes): other weights."
-    return Structure(model, config, kept, note)
+    return Structure(model, config.result(), kept, note)
 
 
 class _Files:

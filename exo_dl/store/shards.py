@@ -22,8 +22,8 @@ from exo_dl.core.manifest import Blob, Manifest
 from exo_dl.errors import StorageError
 from exo_dl.formats import safetensors
 from exo_dl.formats.tensors import FileStructure, Tensor
-from exo_dl.store.folder import Folder, disk_errors, write_bytes
-from exo_dl.store.osfile import copy_range
+from exo_dl.store.filling import Filled, Filling
+from exo_dl.store.folder import Folder, disk_errors
 from exo_dl.store.publish import Layout
 from exo_dl.store.selection import Selection
 from exo_dl.store.slots import Slot
@@ -163,17 +163,18 @@ def write_parts(
     old = folder.read(f"{at}{NOTE_NAME}", limit=_NOTE_LIMIT)
     if old == note and all(folder.is_file(f"{at}{path}", size=size) for path, size in sizes.items()):
         return folder.path(base) if base else folder.root
-    for source in sources:
-        if stop.is_set():
-            raise StorageError(f"The folder of {manifest.repo} was not written: the pull has ended.")
-        draft = f"{at}{_DRAFTS}/{source.path}"
-        folder.remove(draft)
-        if source.path in plans:
-            plan = plans[source.path]
-            if not (selection.sparse and source.part and folder.hard_link(draft, source.part)):
-                _fill(folder, draft, source, plan, stop)
-        elif base and source.path not in indexes:
-            _copy_whole(folder, draft, source, stop)
+    with Filled(folder, stop) as filled:
+        for source in sources:
+            if stop.is_set():
+                raise StorageError(f"The folder of {manifest.repo} was not written: the pull has ended.")
+            draft = f"{at}{_DRAFTS}/{source.path}"
+            folder.remove(draft)
+            if source.path in plans:
+                plan = plans[source.path]
+                if not (selection.sparse and source.part and folder.hard_link(draft, source.part)):
+                    filled.fill(draft, source.fd, plan)
+            elif base and source.path not in indexes and not _link_whole(folder, draft, source):
+                filled.fill(draft, source.fd, Filling(source.blob.size, b"", ((0, 0, source.blob.size),)))
     for path in {*indexes, NOTE_NAME, *_stale(old, sizes)}:
         folder.remove(f"{at}{path}")
     for source in sources:
@@ -185,15 +186,6 @@ def write_parts(
     for path, data in indexes.items():
         folder.write(f"{at}{path}", data)
     return folder.path(base) if base else folder.root
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A file to be written: its size, its header, and (offset in the source, offset in it, bytes) of what follows."""
-
-    size: int
-    header: bytes
-    runs: tuple[tuple[int, int, int], ...]
 
 
 def _structure(source: Source) -> FileStructure:
@@ -219,12 +211,12 @@ def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return merged
 
 
-def _plan(structure: FileStructure, tensors: Sequence[Tensor], *, sparse: bool) -> _Plan:
+def _plan(structure: FileStructure, tensors: Sequence[Tensor], *, sparse: bool) -> Filling:
     runs = _merged((t.begin, t.end) for t in tensors)
     if sparse:
         end = max((t.end for t in structure.tensors), default=structure.header_bytes)
         head = (0, 0, structure.header_bytes)
-        return _Plan(end, b"", (head, *((a, a, b - a) for a, b in runs)))
+        return Filling(end, b"", (head, *((a, a, b - a) for a, b in runs)))
     metadata = {key: str(value) for key, value in structure.metadata.items()}
     header = safetensors.build_header(tensors, metadata)
     if runs:
@@ -240,30 +232,15 @@ def _plan(structure: FileStructure, tensors: Sequence[Tensor], *, sparse: bool) 
     for begin, end in runs:
         moves.append((begin, at, end - begin))
         at += end - begin
-    return _Plan(at, header, tuple(moves))
+    return Filling(at, header, tuple(moves))
 
 
-def _fill(folder: Folder, name: str, source: Source, plan: _Plan, stop: threading.Event) -> None:
-    fd = folder.open(name, os.O_RDWR | os.O_TRUNC, create=True)
-    try:
-        with disk_errors(folder.path(name)):
-            os.ftruncate(fd, plan.size)
-            write_bytes(fd, plan.header, 0)
-            for source_at, target_at, size in plan.runs:
-                if not copy_range(source.fd, fd, size, stop, source_at=source_at, target_at=target_at):
-                    raise StorageError(f"{folder.path(name)} was not written to its end: the pull has ended.")
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _copy_whole(folder: Folder, draft: str, source: Source, stop: threading.Event) -> None:
-    """A file that is wanted whole: large ones are the same file as in the cache, small ones a copy."""
-    if source.blob.size >= _LINKED_FROM_BYTES:
-        place = Path(os.path.realpath(f"/proc/self/fd/{source.fd}"))
-        if place.is_relative_to(folder.root) and folder.hard_link(draft, place.relative_to(folder.root).as_posix()):
-            return
-    _fill(folder, draft, source, _Plan(source.blob.size, b"", ((0, 0, source.blob.size),)), stop)
+def _link_whole(folder: Folder, draft: str, source: Source) -> bool:
+    """Makes a large file that is wanted whole the same as in the cache; small ones are copied. Whether it did."""
+    if source.blob.size < _LINKED_FROM_BYTES:
+        return False
+    place = Path(os.path.realpath(f"/proc/self/fd/{source.fd}"))
+    return place.is_relative_to(folder.root) and folder.hard_link(draft, place.relative_to(folder.root).as_posix())
 
 
 def _indexes(weights: Mapping[str, Sequence[Tensor]]) -> dict[str, bytes]:
