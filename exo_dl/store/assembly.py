@@ -95,7 +95,7 @@ class Assembly:
             if whole or (wanted | selection.spare) & all_of_it:
                 part_name = layout.part_name(manifest, blob, node_id)
                 full = whole or (blob.piece_count > 0 and wanted == all_of_it)
-                self.slots[blob.index] = Slot(blob, wanted, part_name, full=full, whole=whole)
+                self.slots[blob.index] = Slot(blob, wanted >> blob.first_piece, part_name, full=full, whole=whole)
         self._reads = ReadFiles(_graveyard)
         self.writeback = WriteBack()
         self.digests = VerifyPool(

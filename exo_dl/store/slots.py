@@ -132,7 +132,8 @@ class Slot:
 
     Attributes:
         blob: which.
-        wanted: its wanted pieces, as a set numbered in the manifest.
+        wanted_here: its wanted pieces, as a set numbered in the blob. One numbered in the manifest takes a bit for each
+            piece of all blobs before it, and there can be thousands of files.
         part_name: its part file in the target folder.
         full: all of its pieces are wanted: its digest is checked.
         whole: it is to be published as it is.
@@ -151,7 +152,7 @@ class Slot:
     """
 
     blob: Blob
-    wanted: int
+    wanted_here: int
     part_name: str
     full: bool
     whole: bool
@@ -167,6 +168,11 @@ class Slot:
     candidates: list[Path] = field(default_factory=list)
     recorded: bool = False
     on_disk: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """Its wanted pieces, as a set numbered in the manifest."""
+        return self.wanted_here << self.blob.first_piece
 
     @property
     def pieces(self) -> int:
