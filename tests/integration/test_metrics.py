@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.cluster import Node
 from bench.models import LabModel
 from bench.served import read_requests
 from tests.integration.conftest import MakeNodes, start_all
@@ -18,6 +21,24 @@ def test_the_hub_is_asked_once_before_the_first_byte(make_nodes: MakeNodes, mode
     nodes[0].json("pull", model.repo)
     asked = [request for request in read_requests(tmp_path / "access.log") if not request.is_file]
     assert [request.path for request in asked] == [f"/api/models/{model.repo}/revision/main"]
+
+
+def io_counters(node: Node) -> dict[str, int]:
+    lines = Path(f"/proc/{node.process.pid}/io").read_text(encoding="ascii").splitlines()
+    return {key: int(value) for key, value in (line.split(": ") for line in lines)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts reads in /proc")
+def test_whole_files_are_hashed_without_a_second_read(make_nodes: MakeNodes, model: LabModel) -> None:
+    """What was just received is read from the page cache, once, and nothing of it from the disk."""
+    nodes = make_nodes("one", "two")
+    start_all(nodes)
+    before = [io_counters(node) for node in nodes]
+    nodes[0].json("pull", model.repo)
+    for node, then in zip(nodes, before, strict=True):
+        now, served = io_counters(node), node.metrics().bytes_served  # what is sent counts as read as well
+        assert now["rchar"] - then["rchar"] - served < 1.6 * model.size_bytes
+        assert now["read_bytes"] - then["read_bytes"] < 0.5 * model.size_bytes
 
 
 def test_counters_are_what_the_pull_says(make_nodes: MakeNodes, model: LabModel) -> None:
