@@ -24,6 +24,7 @@ _LONGEST_WAIT_S = 30.0
 class _Ahead:
     reader: HubReader
     redirects: RedirectCache
+    opening: threading.Thread
 
 
 class HeadStart:
@@ -45,13 +46,14 @@ class HeadStart:
             old.reader.close()
         redirects = RedirectCache()
         reader = HubReader(hub.headers_for, redirects=redirects, window=self._window)
-        self._ahead[hub.endpoint] = _Ahead(reader, redirects)
 
         def connect() -> None:
             with contextlib.suppress(ExoDlError, OSError):
                 reader.connect(hub.endpoint)
 
-        threading.Thread(target=connect, name="head-start", daemon=True).start()
+        opening = threading.Thread(target=connect, name="head-start", daemon=True)
+        opening.start()
+        self._ahead[hub.endpoint] = _Ahead(reader, redirects, opening)
         return hub
 
     def take(self, hub: Hub) -> _Ahead | None:
@@ -91,6 +93,7 @@ class HubSide:
         self._failed = failed
         self._window = window
         self._check = check
+        self._ahead = ahead
         self._redirects = ahead.redirects if ahead is not None else RedirectCache()
         self._readers: dict[int, HubReader] = {0: ahead.reader} if ahead is not None else {}
         self._parts: dict[int, Parts] = {}
@@ -111,12 +114,17 @@ class HubSide:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._probe(0.0 if at_once else _FIRST_WAIT_S))
 
+    def _connect(self) -> None:
+        if self._ahead is not None:
+            self._ahead.opening.join()  # no longer than the timeout of a connection; closing the reader ends it too
+        self.reader(0).connect(self._hub.endpoint)
+
     async def _probe(self, wait_s: float) -> None:
         while True:
             await asyncio.sleep(wait_s)
             wait_s = min(_LONGEST_WAIT_S, max(_FIRST_WAIT_S, wait_s * 2))
             try:
-                await asyncio.to_thread(self.reader(0).connect, self._hub.endpoint)
+                await asyncio.to_thread(self._connect)
                 await asyncio.to_thread(self._check)
             except HubBusyError as error:
                 wait_s = error.retry_after_s
