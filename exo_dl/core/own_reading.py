@@ -12,13 +12,13 @@ import random
 
 from exo_dl.core.hub_side import HubSide, Slot
 from exo_dl.core.manifest import Manifest
-from exo_dl.core.pieces import first_set, mask, run_end
+from exo_dl.core.pieces import first_set, last_set, mask, run_end
 
 __all__ = ["OwnReading"]
 
-_ASKED_S = 0.5
-_BACKLOG_S = 5.0
-_RUN_S = 2.0
+_ASKED_S = 0.25
+_BACKLOG_S, _BACKLOG_REST_S = 5.0, 0.5
+_RUN_S, _RUN_PART = 2.0, 0.05
 _RUN_MAX_BYTES = 256 << 20
 _RUNS_LOOKED_AT = 256
 _ALONE_S = 15.0
@@ -83,7 +83,8 @@ class OwnReading:
         self,
         *,
         lacking: int,
-        in_flight: int,
+        flying: int,
+        covered: int,
         available: int,
         peer_rate: float,
         peers_busy: bool,
@@ -97,6 +98,7 @@ class OwnReading:
             return
         if now - self._progress_at >= _ALONE_S:
             self._alone = True
+        in_flight = flying | covered
         insisted = lacking & ~in_flight & ~available if self._insists else 0
         at_once = bool(insisted) or self._alone or self._rereading or not hub.coordinated
         slot = hub.idle_slot(now, asked_for_s=0.0 if at_once else _ASKED_S)
@@ -113,8 +115,10 @@ class OwnReading:
             rate = hub.rate(now)
             slower = peers_busy and 0 < self._gain * peer_rate <= rate
             backlog = self._manifest.set_bytes(lacking & available) if slower else 0
-            slower = slower and backlog / peer_rate >= _BACKLOG_S
-            if not slower or not rest & available:
+            # Once begun it goes on to the end: what is left then would take peers as long as it took to begin.
+            slower = slower and backlog / peer_rate >= (_BACKLOG_REST_S if self._rereading else _BACKLOG_S)
+            late = lacking & flying & ~covered
+            if not slower or not (rest | late) & available:
                 self._stop()
                 return
             # Both ways are to end together: the hub's part of what is left is kept from the peers, in one place, so
@@ -122,10 +126,17 @@ class OwnReading:
             self._rereading = True
             self.reserved = self._part(rest & available, backlog * rate / (rate + peer_rate))
             rest = self.reserved
-            budget = min(rate * _RUN_S, _RUN_MAX_BYTES)
+            left_s = backlog / (rate + peer_rate)
+            budget = min(rate * max(_RUN_S, left_s * _RUN_PART), _RUN_MAX_BYTES)
+            if not rest and self._sooner(last_set(late), rate, backlog / peer_rate):
+                # Peers are at all that is left, and would be at it for long.
+                rest, budget = 1 << last_set(late), 1.0
         if rest:
             self._start(rest, budget, hub, slot, now)
             hub.plan(have, now)
+
+    def _sooner(self, piece: int, rate: float, peers_s: float) -> bool:
+        return self._manifest.piece_bytes(piece) / rate < peers_s / 2
 
     def _stop(self) -> None:
         self._rereading = False

@@ -18,7 +18,7 @@ _SLOWEST_RATE = 256e3
 _OVERDUE_TIMES = 2.0
 _OVERDUE_S = 0.2
 _AGAIN_S = 0.05
-_AHEAD_S = 0.3
+_AHEAD_S, _AHEAD_PART = 0.3, 0.02
 _FEW = 3
 
 
@@ -77,7 +77,8 @@ class PeerSide:
         """
         if self.flying < _FEW or self.flying >= self._limit:
             return self.flying < self._limit
-        return self.book.most_lacking(now) - lacking_bytes <= self.meter.rate(now) * _AHEAD_S
+        ahead = self.book.most_lacking(now) - lacking_bytes
+        return ahead <= max(self.meter.rate(now) * _AHEAD_S, lacking_bytes * _AHEAD_PART)
 
     # ----------------------------------------------------------------- events
 

@@ -380,7 +380,8 @@ class Swarm:
     def _read_own(self, now: float) -> None:
         self._own.look(
             lacking=self._want & ~(self._have | self._checking),
-            in_flight=self._peers.in_flight | self._hub.covered(ahead_s=None, now=now),
+            flying=self._peers.in_flight,
+            covered=self._hub.covered(ahead_s=None, now=now),
             available=self._book.rarity.available,
             peer_rate=self.peer_bytes_per_s,
             peers_busy=self._peers.meter.running,
