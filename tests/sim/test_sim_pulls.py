@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_where_the_lan_is_the_bottleneck_it_is_kept_full(
 def test_many_nodes_share_their_lan_evenly() -> None:
     report = pull("mixed", 16, 768)
     assert report.complete
-    assert report.ratio <= 1.18
+    assert report.ratio <= 1.13
     assert report.hub_ratio <= 1.01
 
 
@@ -71,7 +72,7 @@ def test_announcements_of_a_node_do_not_grow_with_the_cluster() -> None:
 def test_a_node_on_a_slow_lan_reads_from_the_hub_what_peers_would_bring_later() -> None:
     report = pull("slow-lan", 4, 4096)
     assert report.complete
-    assert report.ratio <= 1.2
+    assert report.ratio <= 1.05
     assert report.seconds < 0.3 * report.bound_once_s
 
 
@@ -150,7 +151,8 @@ def test_when_the_coordinator_dies_the_next_goes_on(at: float) -> None:
     lost = nodes[0].count.hub_bytes
     assert report.hub_bytes <= cluster.manifest.total_bytes * 1.02 + lost + 4e6
     assert sum(n.table is not None for n in nodes) == 1
-    assert report.seconds < 8
+    # 2.1 s would be the least with all four, 2.8 s with three.
+    assert max(n.complete_at or math.inf for n in nodes if n.alive) < 5
 
 
 def test_the_coordinator_dies_twice_in_a_row() -> None:
@@ -178,7 +180,7 @@ def test_work_moves_when_a_rate_falls_tenfold() -> None:
     report = cluster.run(until_s=200)
     # 2 s at three links, the rest at 2.1 of them.
     rest = cluster.manifest.total_bytes - 2.0 * 3 * 100 * MBIT
-    assert report.seconds <= 1.12 * (2.0 + rest / (2.1 * 100 * MBIT))
+    assert report.seconds <= 1.08 * (2.0 + rest / (2.1 * 100 * MBIT))
     assert report.hub_ratio <= 1.02
 
 
