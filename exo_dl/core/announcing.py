@@ -2,8 +2,9 @@
 
 A message costs more than a piece's entry in it, so pieces are gathered for a moment and told together, where nobody
 waits for them: while much is left everyone has other things to fetch. The moment is a part of the time that is left,
-so it is gone when the end is near, and at the beginning, when nobody has anything yet. A piece that peers hold already
-only adds a source: it is always gathered, and told to those alone that lack it.
+so it is gone when the end is near, and at the beginning, when nobody has anything yet; and it is over when much is
+gathered, since then links between nodes may be what all wait for. A piece that peers hold already only adds a source:
+it is always gathered, and told to those alone that lack it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = ["Announcing", "Word"]
 
 _SOURCE_S = 0.05
 _LONGEST_S = 1.0
+_ENOUGH_BYTES = 16 << 20
 _PART_OF_LEFT = 0.1
 _PART_OF_GONE = 0.25
 
@@ -56,6 +58,8 @@ class Announcing:
         if later := pieces & ~fresh:
             self._waiting |= later
             due = now + max(wait_s, _SOURCE_S)
+            if self._swarm.bytes_of(self._waiting) >= _ENOUGH_BYTES:
+                due = now
             self._due = due if self._due is None else min(self._due, due)
         return Word(fresh, tuple(nodes)) if fresh and nodes else None
 

@@ -98,9 +98,7 @@ __all__ = [
 MAX_PEER_FETCHES = 8
 """Transfers from peers in flight in one pull, where nothing else is said."""
 
-_TICK_S = 0.25
-_SOON_S = 1.0
-_NO_ROOM_S = 5.0
+_TICK_S, _SOON_S, _NO_ROOM_S = 0.25, 1.0, 5.0
 
 
 class Swarm:
@@ -188,6 +186,10 @@ class Swarm:
     def peer_bytes_per_s(self) -> float:
         """Measured rate from all peers together; 0 when unknown."""
         return self._peers.meter.rate(self._now)
+
+    def bytes_of(self, pieces: int) -> int:
+        """Bytes of a set of pieces."""
+        return self._manifest.set_bytes(pieces)
 
     def seconds_left(self, now: float) -> float:
         """Seconds until this node has what it wants, at the rates of now; without end when they are unknown."""

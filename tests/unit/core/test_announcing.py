@@ -64,6 +64,17 @@ def test_while_the_end_is_far_pieces_are_told_together_a_second_later_at_most() 
     assert speaker.announcing.due is None
 
 
+def test_what_is_gathered_is_told_when_it_is_much() -> None:
+    speaker = Speaker(size_mib=400)
+    speaker.measure(3)
+    assert speaker.gain(0, 1, 3.0) == Word(mask(0, 1), PEERS)
+    assert speaker.gain(100, 115, 8.0) is None
+    assert speaker.announcing.due == 9.0
+    assert speaker.gain(115, 116, 8.2) is None
+    assert speaker.announcing.due == 8.2
+    assert speaker.announcing.gathered(PEERS) == [Word(mask(100, 116), PEERS)]
+
+
 def test_what_others_hold_too_is_told_a_moment_later_to_those_that_lack_it() -> None:
     speaker = Speaker(size_mib=400)
     speaker.swarm.handle(PeerHas("a", mask(0, 2)), 0.0)
