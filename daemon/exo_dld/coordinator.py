@@ -107,7 +107,7 @@ class Coordinator:
         elif kind == "lease_progress":
             for lease in message.lease_progress.leases:
                 rate = max(0.0, lease.bytes_per_s)
-                self._feed(core.LeaseProgressed(node, lease.lease_id, lease.position, rate))
+                self._feed(core.LeaseProgressed(node, lease.lease_id, lease.position, rate, lease.end))
             self._stuck_since = None
         elif kind == "lease_end":
             self._on_end(node, message.lease_end)

@@ -152,8 +152,8 @@ def lease_message(pull_id: str, epoch: int, action: core.AskLease | core.ReportL
     match action:
         case core.AskLease(slot, rate):
             return pb.LinkMessage(lease_ask=pb.LeaseAsk(pull_id=pull_id, epoch=epoch, slot=slot, bytes_per_s=rate))
-        case core.ReportLease(lease_id, position, rate):
-            where = pb.LeasePosition(lease_id=lease_id, position=position, bytes_per_s=rate)
+        case core.ReportLease(lease_id, position, rate, end_piece):
+            where = pb.LeasePosition(lease_id=lease_id, position=position, bytes_per_s=rate, end=end_piece)
             return pb.LinkMessage(lease_progress=pb.LeaseProgress(pull_id=pull_id, epoch=epoch, leases=[where]))
         case core.EndLease(lease_id, position, result, retry_after_s, detail):
             end = pb.LeaseEnd(

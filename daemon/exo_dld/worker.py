@@ -198,7 +198,7 @@ class Worker:
         if self._swarm.hub_bytes_per_s > bytes_per_s:
             for lease in leases:
                 rate = bytes_per_s / len(leases)
-                self._ports.to_coordinator(core.ReportLease(lease.lease_id, lease.position, rate))
+                self._ports.to_coordinator(core.ReportLease(lease.lease_id, lease.position, rate, lease.end))
 
     # -- what it knows ------------------------------------------------------------------------------------------------
 

@@ -184,14 +184,15 @@ class HubSide:
         slot.asked_at = None
         slot.work = _Work(event.lease_id, event.first, event.end, event.first, event.first, now + _REPORT_S)
 
-    def trimmed(self, event: LeaseTrimmed) -> None:
-        """The coordinator ends a lease earlier."""
+    def trimmed(self, event: LeaseTrimmed, now: float) -> None:
+        """The coordinator ends a lease earlier; it gives nothing of that to others before it hears of it."""
         for slot in self.slots:
             if slot.work is not None and slot.work.lease_id == event.lease_id:
                 if event.end < slot.work.end:
                     if event.end <= slot.work.position:
                         slot.work.returned = True
                     self._shorten(slot, slot.work, event.end)
+                    self._report(slot, slot.work, now)
                 return
 
     def read_own(self, slot: Slot, first: int, end: int, now: float) -> None:
@@ -327,9 +328,12 @@ class HubSide:
         self._emit(FetchFromHub(slot.fetch_id, work.lease_id, slot.index, work.position, end))
 
     def _tell(self, slot: Slot, work: _Work, now: float) -> None:
-        if now >= work.tell_at and work.position > work.told and work.lease_id >= 0:
-            work.told, work.tell_at = work.position, now + self._report_s(slot, now)
-            self._emit(ReportLease(work.lease_id, work.position, slot.meter.rate(now)))
+        if work.lease_id >= 0 and work.position > work.told and now >= work.tell_at:
+            self._report(slot, work, now)
+
+    def _report(self, slot: Slot, work: _Work, now: float) -> None:
+        work.told, work.tell_at = work.position, now + self._report_s(slot, now)
+        self._emit(ReportLease(work.lease_id, work.position, slot.meter.rate(now), work.end))
 
     def _report_s(self, slot: Slot, now: float) -> float:
         """Seconds between two reports: a long lease needs no news four times a second."""
@@ -356,7 +360,7 @@ class HubSide:
         if work.lease_id >= 0:
             if work.position > work.told:
                 # The rate goes with a report, so that the coordinator knows it before it shares out more.
-                self._emit(ReportLease(work.lease_id, work.position, slot.meter.rate(now)))
+                self._report(slot, work, now)
             self._emit(EndLease(work.lease_id, work.position, result, retry_after_s, detail))
 
     def _shorten(self, slot: Slot, work: _Work, end: int) -> None:

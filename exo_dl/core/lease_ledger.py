@@ -10,6 +10,8 @@ from exo_dl.core.pieces import mask
 
 __all__ = ["LeaseLedger"]
 
+_YOUNG_S = 0.5  # before its first word nobody knows how far a lease is
+
 
 class LeaseLedger:
     """All leases of a pull.
@@ -22,6 +24,7 @@ class LeaseLedger:
         self._leases: dict[int, Lease] = {}
         self._slots: dict[tuple[str, int], int] = {}
         self._duplicates = 0
+        self._cuts: dict[tuple[str, int], Lease] = {}
         self.leased = 0
 
     def __iter__(self) -> Iterator[Lease]:
@@ -66,6 +69,7 @@ class LeaseLedger:
         if self._slots.get((lease.node, lease.slot)) == lease.lease_id:
             del self._slots[lease.node, lease.slot]
         self._duplicates -= lease.duplicate
+        self._cut_done(lease)
         self._uncover(lease.rest)
 
     def shorten(self, lease: Lease, end: int) -> None:
@@ -73,6 +77,39 @@ class LeaseLedger:
         gone = mask(end, lease.end)
         lease.end = end
         self._uncover(gone)
+
+    def cut(self, lease: Lease, end: int, node: str, slot: int, now: float) -> None:
+        """The lease's node was told to end it at ``end``, for this connection, and has not answered."""
+        lease.cut, lease.cut_at, lease.cut_for = end, now, (node, slot)
+        self._cuts[node, slot] = lease
+
+    def ends_at(self, lease: Lease, end: int) -> bool:
+        """The lease's node says that it ends there (0: says nothing). Returns whether that changes anything."""
+        shorter = 0 < end < lease.end
+        if shorter:
+            self.shorten(lease, max(end, lease.position))
+        if lease.cut_for is not None and lease.end <= max(lease.cut, lease.position):
+            self._cut_done(lease)
+            return True
+        return shorter
+
+    def victims(self, now: float) -> list[Lease]:
+        """The leases whose end may be given to others."""
+        known = [x for x in self._leases.values() if x.position > x.first or now - x.granted_at >= _YOUNG_S]
+        return [x for x in known if x.end > x.position and not x.duplicate and x.cut_for is None]
+
+    def is_cut_for(self, node: str, slot: int) -> bool:
+        """Whether some lease is being cut for this connection."""
+        return (node, slot) in self._cuts
+
+    def being_cut(self) -> tuple[Lease, ...]:
+        """The leases whose nodes have not answered a cut."""
+        return tuple(self._cuts.values())
+
+    def _cut_done(self, lease: Lease) -> None:
+        if lease.cut_for is not None:
+            del self._cuts[lease.cut_for]
+            lease.cut_for = None
 
     def advance(self, lease: Lease, position: int) -> None:
         """A lease is read up to ``position``."""

@@ -16,6 +16,7 @@ from exo_dl.core.pieces import first_set, mask, run_end
 __all__ = [
     "BLOB_OVERHEAD_BYTES",
     "REPORT_S",
+    "START_S",
     "CostMap",
     "Lease",
     "ReadTwice",
@@ -25,12 +26,16 @@ __all__ = [
     "least_lease_s",
     "seconds_left",
     "slowed_rate",
+    "split_lease",
     "wave_s",
 ]
 
 BLOB_OVERHEAD_BYTES = 256 << 10
 REPORT_S = 0.3
 """Nodes tell their progress at least this often, seconds."""
+START_S = 0.1
+"""From a grant to the first byte, seconds."""
+_MARGIN_S = 0.3
 # Each lease is a few requests, as it is asked for in parts and files end in it: some times 64 MiB, for that mean.
 _WAVE_BYTES, _WAVE_LEAST_S = 192 << 20, 2.0
 _PART_MIN, _PART_MAX, _KEPT_S = 0.75, 0.92, 1.5
@@ -43,7 +48,11 @@ _LEAST_CUT_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Lease:
-    """A lease as its coordinator knows it. ``rate`` is bytes/s, 0 when unknown; times are on the clock of ``now``."""
+    """A lease as its coordinator knows it. ``rate`` is bytes/s, 0 when unknown; times are on the clock of ``now``.
+
+    ``cut_for`` is the connection for which its node was told, at ``cut_at``, to end at ``cut``; until the node has
+    answered, it may be reading what lies behind.
+    """
 
     lease_id: int
     node: str
@@ -55,6 +64,9 @@ class Lease:
     granted_at: float
     moved_at: float
     duplicate: bool = False
+    cut: int = 0
+    cut_at: float = 0.0
+    cut_for: tuple[str, int] | None = None
 
     @property
     def rest(self) -> int:
@@ -126,20 +138,26 @@ class ReadTwice:
     Args:
         costs: costs of the pieces.
         needed: the pieces that anybody wants (a set), now.
-
-    Attributes:
-        raced: cost of the pieces that were given to a second node.
     """
 
     def __init__(self, costs: CostMap, needed: Callable[[], int]) -> None:
         self._costs = costs
         self._needed = needed
         self._cut = 0.0
-        self.raced = 0.0
+        self._raced = 0.0
 
-    def left(self) -> float:
-        """What may still be raced for."""
-        return max(0.0, self._costs.of(self._needed()) * _TWICE_PART - self._cut - self.raced)
+    def race(self, cost: float, *, first_ever: bool = False) -> bool:
+        """Pieces of this cost shall be given to a second node. Notes it where it may be.
+
+        Args:
+            cost: of all that may come twice.
+            first_ever: also where it is more than is left, but nothing was raced for before.
+        """
+        left = max(0.0, self._costs.of(self._needed()) * _TWICE_PART - self._cut - self._raced)
+        if cost > left and (self._raced or not first_ever):
+            return False
+        self._raced += cost
+        return True
 
     def cut(self, rate: float, first: int, end: int, saved_s: float) -> bool:
         """Pieces ``first <= i < end`` shall be taken from a lease that is read at ``rate``. Notes it where it may be.
@@ -226,6 +244,24 @@ def choose_split(
     before = rest / victim_rate
     after = max((costs.at(cut) - position) / victim_rate, start_s + costs.run(cut, end) / thief_rate)
     return cut, before - after
+
+
+def split_lease(costs: CostMap, lease: Lease, *, rate: float, thief_rate: float, now: float) -> tuple[int, float]:
+    """Where to cut a lease that is read at ``rate`` for one that reads at ``thief_rate``; returns as `choose_split`."""
+    # It cannot be further than the piece that it is at: it would have told.
+    piece = costs.run(lease.position, lease.position + 1)
+    ahead = min(rate * (now - lease.moved_at), piece + rate * REPORT_S)
+    position = min(costs.at(lease.position) + ahead, costs.at(lease.end))
+    floor = max(lease.position + 1, costs.round_up(position + rate * _MARGIN_S))
+    return choose_split(
+        costs,
+        position=position,
+        floor=floor,
+        end=lease.end,
+        victim_rate=rate,
+        thief_rate=thief_rate,
+        start_s=START_S,
+    )
 
 
 def slowed_rate(costs: CostMap, lease: Lease, rate: float, now: float) -> float:

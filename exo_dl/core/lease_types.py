@@ -84,12 +84,13 @@ class LeaseAsked:
 
 @dataclass(frozen=True, slots=True)
 class LeaseProgressed:
-    """All pieces of a lease before ``position`` are verified at its node."""
+    """All pieces of a lease before ``position`` are verified at its node, which reads up to ``end`` (0: not said)."""
 
     node: str
     lease_id: int
     position: int
     bytes_per_s: float
+    end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A lease ends earlier than it did; ``end == first`` (or before the node's position): taken back at once."""
+    """A lease shall end earlier; ``end == first`` (or before the node's position): taken back at once.
+
+    The node answers with a `LeaseProgressed` that names its end, or with a `LeaseEnded`.
+    """
 
     node: str
     lease_id: int

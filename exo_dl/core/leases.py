@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection
+from itertools import count
 
 from exo_dl.core import lease_policy as policy
 from exo_dl.core.lease_ledger import LeaseLedger
 from exo_dl.core.lease_nodes import Ask, NodeBook
-from exo_dl.core.lease_policy import REPORT_S, CostMap, Lease, ReadTwice, choose_run, choose_split, seconds_left
+from exo_dl.core.lease_policy import START_S, CostMap, Lease, ReadTwice, choose_run, seconds_left
 from exo_dl.core.lease_types import (
     Cut,
     Fault,
@@ -62,8 +63,7 @@ __all__ = [
 ]
 
 _FIRST_LEASE_BYTES = 16 << 20
-_START_S = 0.1
-_MARGIN_S, _YOUNG_S = 0.3, 0.5  # before its first word nobody knows how far a lease is
+_ANSWER_S = 0.5  # a node answers a cut within milliseconds, unless it has no time at all
 _GAIN_S = 0.2  # a connection that is cut short wastes what was on its way
 _TWICE_GAIN_S = 0.1  # a piece is read twice only for this much: on a busy machine rates waver by less
 _STALL_S = 3.0
@@ -99,7 +99,7 @@ class LeaseTable:
         self._manifest = manifest
         self._costs = CostMap(manifest)
         self._rng = rng
-        self._next_id = (epoch << 32) + 1
+        self._ids = count((epoch << 32) + 1)
         self._book = NodeBook(shared_hub_bytes_per_s)
         self._leases = LeaseLedger()
         self._parked: dict[tuple[str, int], Ask] = {}
@@ -140,6 +140,7 @@ class LeaseTable:
         if self._quiet_until is None:
             self._quiet_until = now + self._patience_s
         self._actions = []
+        changed = True
         match event:
             case NodeJoined():
                 self._joined(event, now)
@@ -149,16 +150,19 @@ class LeaseTable:
                 if name in self._book.nodes and not self._leases.busy(name, slot):
                     self._book.asked(name, slot, rate)
                     self._parked[name, slot] = Ask(name, slot, now)
-            case LeaseProgressed(node, lease_id, position, rate):
+            case LeaseProgressed(node, lease_id, position, rate, end):
+                changed = False
                 if (lease := self._leases.get(lease_id, node)) is not None:
                     self._moved(lease, position, rate, now)
+                    changed = self._answered(lease, end, now)
             case LeaseEnded():
                 self._ended(event, now)
             case Tick():
                 self._check_stalls(now)
+                self._check_cuts(now)
         if self._doubt and (not self._unanswered or now >= self._doubt_until):
             self._doubt = 0
-        if not isinstance(event, LeaseProgressed):
+        if changed:
             self._serve(now)
         if self._parked or self._leases or self._doubt:
             step = _PARKED_TICK_S if self._parked and self._leases else _TICK_S
@@ -184,6 +188,7 @@ class LeaseTable:
                 self._adopt(event.node, held, event.hub_bytes_per_s / len(event.leases), now)
             elif (same := self._leases.get(held.lease_id, event.node)) is not None:
                 self._moved(same, held.position, same.rate, now)
+                self._answered(same, held.end, now)
         for lease in self._leases:
             if lease.rest & self._book.held:
                 self._cut_held(lease)
@@ -282,14 +287,10 @@ class LeaseTable:
                 self._book.measured(lease.node, lease.slot, self._rate(lease, now))
                 wait_s = self._book.stalled(lease.node, lease.slot, now)
                 self._take_back(lease)
-                text = f"{lease.node} read nothing from the hub for {silent:.1f} s: its lease goes to others"
-                self._actions.append(Fault(f"{text}, and it gets none for {wait_s:.0f} s."))
+                told = f"{lease.node} read nothing from the hub for {silent:.1f} s"
+                self._actions.append(Fault(f"{told}: its lease goes to others, and it gets none for {wait_s:.0f} s."))
 
     # --------------------------------------------------------------- granting
-
-    def _free(self) -> int:
-        book = self._book
-        return book.needed & ~(book.held | self._leases.leased | book.checking | self._doubt)
 
     def _serve(self, now: float) -> None:
         assert self._quiet_until is not None  # noqa: S101 - set by handle()
@@ -303,11 +304,10 @@ class LeaseTable:
                 break
 
     def _grant_free(self, ask: Ask, now: float) -> bool:
-        free = self._free()
+        free = self._book.needed & ~(self._book.held | self._leases.leased | self._book.checking | self._doubt)
         if not free:
             return False
         node = self._book.nodes[ask.node]
-        mine = free & node.want or free
         rate = self._book.slot_rate(ask.node, ask.slot, now)
         total_rate = self._book.total_rate(now)
         left_s = self._costs.of(free | self._leases.leased) / total_rate
@@ -317,61 +317,61 @@ class LeaseTable:
             most = rate * policy.wave_s(total_rate, self._book.connections)
             aim = min(max(fair * policy.lease_part(left_s), least), most)
         else:
-            least = 0.0
-            aim = min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
-        first, end = choose_run(mine, self._costs, aim=aim, least=min(least, fair) / 2)
+            least, aim = 0.0, min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
+        first, end = choose_run(free & node.want or free, self._costs, aim=aim, least=min(least, fair) / 2)
         piece_s = self._costs.run(first, first + 1) / rate
-        if piece_s > max(left_s, _START_S) and any(x.rate > rate for x in self._leases):
+        if piece_s > max(left_s, START_S) and any(x.rate > rate for x in self._leases):
             # Alone with this piece it would take longer than the others need for all that is left.
             return False
         self._grant(ask, first, end, now, duplicate=False)
         return True
 
     def _grant_tail(self, ask: Ask, now: float) -> bool:
+        """Asks the node whose lease would end last to end it earlier; what it then says it leaves is free."""
+        if self._leases.is_cut_for(ask.node, ask.slot):
+            return True
         thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
-        victim = max(self._victims(now), key=lambda x: self._eta(x, now), default=None)
+        victim = max(self._leases.victims(now), key=lambda x: self._eta(x, now), default=None)
         if victim is None:
             return False
         rate = self._rate(victim, now)
-        # It cannot be further than the piece that it is at: it would have told.
-        piece = self._costs.run(victim.position, victim.position + 1)
-        ahead = min(rate * (now - victim.moved_at), piece + rate * REPORT_S)
-        position = min(self._costs.at(victim.position) + ahead, self._costs.at(victim.end))
-        floor = max(victim.position + 1, self._costs.round_up(position + rate * _MARGIN_S))
-        cut, saved_s = choose_split(
-            self._costs,
-            position=position,
-            floor=floor,
-            end=victim.end,
-            victim_rate=rate,
-            thief_rate=thief_rate,
-            start_s=_START_S,
-        )
+        cut, saved_s = policy.split_lease(self._costs, victim, rate=rate, thief_rate=thief_rate, now=now)
         if cut >= victim.end or saved_s < _GAIN_S or not self._twice.cut(rate, cut, victim.end, saved_s):
             return False
-        end = victim.end
-        self._shorten(victim, cut)
-        self._grant(ask, cut, end, now, duplicate=False)
+        self._leases.cut(victim, cut, ask.node, ask.slot, now)
+        self._actions.append(Cut(victim.node, victim.lease_id, cut))
         return True
+
+    def _answered(self, lease: Lease, end: int, now: float) -> bool:
+        """The node of a lease said where it ends (0: nothing). Returns whether that changes anything."""
+        before, cut_for = lease.end, lease.cut_for
+        if not self._leases.ends_at(lease, end):
+            return False
+        ask = self._parked.get(cut_for) if cut_for is not None else None
+        if ask is not None and lease.end < before and not self._book.banned(ask.node, ask.slot, now):
+            self._grant(ask, lease.end, before, now, duplicate=False)
+        return True
+
+    def _check_cuts(self, now: float) -> None:
+        """A node that is late to answer may be reading on: what it was to leave is raced for, where that is allowed."""
+        for lease in self._leases.being_cut():
+            first = max(lease.cut, lease.position)
+            if now - lease.cut_at >= _ANSWER_S and self._twice.race(self._costs.run(first, lease.end)):
+                self._answered(lease, first, now)
 
     def _grant_twice(self, ask: Ask, now: float) -> bool:
         thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
-        for owner in sorted(self._victims(now), key=lambda x: -self._eta(x, now))[:4]:
+        for owner in sorted(self._leases.victims(now), key=lambda x: -self._eta(x, now))[:4]:
             if owner.duplicate or owner.node == ask.node or self._leases.doubled(owner):
                 continue
             cost = self._costs.run(owner.position, owner.end)
-            thief_s = _START_S + cost / thief_rate
-            first_ever = not self._twice.raced and owner.end - owner.position == 1
+            thief_s = START_S + cost / thief_rate
+            first_ever = owner.end - owner.position == 1
             late = self._eta(owner, now) > 2 * thief_s + _TWICE_GAIN_S
-            if late and (cost <= self._twice.left() or first_ever):
-                self._twice.raced += cost
+            if late and self._twice.race(cost, first_ever=first_ever):
                 self._grant(ask, owner.position, owner.end, now, duplicate=True)
                 return True
         return False
-
-    def _victims(self, now: float) -> list[Lease]:
-        known = [x for x in self._leases if x.position > x.first or now - x.granted_at >= _YOUNG_S]
-        return [x for x in known if x.end > x.position and not x.duplicate]
 
     def _rate(self, lease: Lease, now: float) -> float:
         rate = lease.rate or self._book.slot_rate(lease.node, lease.slot, now)
@@ -381,8 +381,7 @@ class LeaseTable:
         return seconds_left(self._costs, lease, self._rate(lease, now), now)
 
     def _grant(self, ask: Ask, first: int, end: int, now: float, *, duplicate: bool) -> None:
-        lease_id = self._next_id
-        self._next_id += 1
+        lease_id = next(self._ids)
         rate = self._book.known_rate(ask.node, ask.slot)
         self._leases.add(Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate))
         self._parked.pop((ask.node, ask.slot), None)

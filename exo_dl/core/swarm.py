@@ -270,7 +270,7 @@ class Swarm:
                 self._own.answered()
                 self._hub.granted(event, now)
             case LeaseTrimmed():
-                self._hub.trimmed(event)
+                self._hub.trimmed(event, now)
             case PeerJoined(peer):
                 self._book.join(peer)
             case PeerLost(peer):

@@ -248,11 +248,12 @@ class AskLease:
 
 @dataclass(frozen=True, slots=True)
 class ReportLease:
-    """To the coordinator: how far a lease is."""
+    """To the coordinator: how far a lease is, and where it ends as this node knows it."""
 
     lease_id: int
     position: int
     bytes_per_s: float
+    end: int
 
 
 @dataclass(frozen=True, slots=True)

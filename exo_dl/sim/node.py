@@ -368,8 +368,8 @@ class SimNode:
                 self.wire.cancel(fetch_id)
             case sw.AskLease(slot, rate):
                 self.send(claim.node, Message("table", lt.LeaseAsked(self.name, slot, rate), claim))
-            case sw.ReportLease(lease_id, position, rate):
-                event = lt.LeaseProgressed(self.name, lease_id, position, rate)
+            case sw.ReportLease(lease_id, position, rate, end):
+                event = lt.LeaseProgressed(self.name, lease_id, position, rate, end)
                 self.send(claim.node, Message("table", event, claim))
             case sw.EndLease(lease_id, position, result, retry_after_s):
                 ended = lt.LeaseEnded(self.name, lease_id, position, result, retry_after_s)

@@ -102,7 +102,7 @@ class SwarmMachine(RuleBasedStateMachine):
                 case AskLease(slot, _):
                     assert 0 <= slot < 4
                     self.asks.add(slot)
-                case ReportLease(lease_id, position, _):
+                case ReportLease(lease_id, position, _, _):
                     lease = self.open_leases[lease_id]
                     assert lease[0] <= position <= lease[1]
                 case EndLease(lease_id, position, _, _, _):

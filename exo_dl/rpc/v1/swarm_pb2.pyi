@@ -309,14 +309,16 @@ class LeaseProgress(_message.Message):
     def __init__(self, pull_id: _Optional[str] = ..., epoch: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[LeasePosition, _Mapping]]] = ...) -> None: ...
 
 class LeasePosition(_message.Message):
-    __slots__ = ("lease_id", "position", "bytes_per_s")
+    __slots__ = ("lease_id", "position", "bytes_per_s", "end")
     LEASE_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     lease_id: int
     position: int
     bytes_per_s: float
-    def __init__(self, lease_id: _Optional[int] = ..., position: _Optional[int] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
+    end: int
+    def __init__(self, lease_id: _Optional[int] = ..., position: _Optional[int] = ..., bytes_per_s: _Optional[float] = ..., end: _Optional[int] = ...) -> None: ...
 
 class LeaseEnd(_message.Message):
     __slots__ = ("pull_id", "epoch", "lease_id", "position", "result", "retry_after_s", "detail")

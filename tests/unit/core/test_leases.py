@@ -99,12 +99,52 @@ def test_the_tail_of_the_last_lease_is_taken_over_so_that_both_end_together() ->
     bench.join("b", rate=10e6)
     assert not bench.send(LeaseAsked("b", 0, 10e6)), "a lease just granted may be further than anybody knows"
     bench.send(LeaseProgressed("a", longest.lease_id, longest.first + 4, 10e6), at=0.45)
-    actions = bench.send(Tick(), at=0.5)
-    cut = next(a for a in actions if isinstance(a, Cut))
-    grant = next(a for a in actions if isinstance(a, Grant))
+    (cut,) = bench.send(Tick(), at=0.5)
+    assert isinstance(cut, Cut)
+    assert bench.send(Tick(), at=0.6) == [], "what a node may be reading is not given to another"
+    answer = LeaseProgressed("a", longest.lease_id, longest.first + 5, 10e6, cut.end)
+    (grant,) = bench.send(answer, at=0.61)
+    assert isinstance(grant, Grant)
     assert cut.lease_id == longest.lease_id
     assert (grant.first, grant.end) == (cut.end, longest.end)
     assert grant.end - grant.first == pytest.approx((longest.end - longest.first - 4) / 2, abs=2)
+
+
+def cut_for_b(bench: Bench, *, left_mib: int = 200) -> tuple[Grant, Cut]:
+    """A lease of "a" that it was just told to end earlier, for "b"."""
+    have = mask(0, bench.manifest.piece_at(bench.manifest.total_bytes - left_mib * MIB))
+    bench.join("a", rate=10e6, have=have)
+    bench.join("b", rate=10e6, have=have)
+    slot = 0
+    grants = [bench.ask("a", rate=10e6)]
+    while sum(v.end - v.first for v in bench.table.leases()) + have.bit_count() < bench.manifest.piece_count:
+        slot += 1
+        grants.append(bench.ask("a", slot=slot, rate=10e6))
+    bench.send(LeaseAsked("b", 0, 10e6))
+    for grant in grants:
+        bench.send(LeaseProgressed("a", grant.lease_id, grant.first + 1, 10e6, grant.end), at=0.4)
+    (cut,) = bench.send(Tick(), at=0.5)
+    assert isinstance(cut, Cut)
+    return next(g for g in grants if g.lease_id == cut.lease_id), cut
+
+
+def test_a_node_that_was_further_than_the_cut_keeps_what_it_says_that_it_reads() -> None:
+    bench = Bench(size_mib=200)
+    held, cut = cut_for_b(bench)
+    position = cut.end + 3
+    assert bench.send(LeaseProgressed("a", held.lease_id, position, 10e6, held.end), at=0.6) == [], "no answer yet"
+    (grant,) = bench.send(LeaseEnded("a", held.lease_id, position, LeaseResult.RETURNED), at=0.7)
+    assert isinstance(grant, Grant)
+    assert grant.node == "b"
+    assert position <= grant.first < grant.end <= held.end
+
+
+@pytest.mark.parametrize(("size_mib", "raced"), [(100, False), (4000, True)])
+def test_a_node_that_does_not_answer_a_cut_is_raced_only_within_the_allowance(size_mib: int, raced: bool) -> None:
+    bench = Bench(size_mib=size_mib)
+    _, cut = cut_for_b(bench, left_mib=50)
+    granted = [a for at in (0.9, 1.1, 1.3) for a in bench.send(Tick(), at=at) if isinstance(a, Grant)]
+    assert [grant.first for grant in granted] == [cut.end] * raced
 
 
 def test_what_a_lost_node_leased_is_free_at_once_and_what_it_read_is_asked_for() -> None:
