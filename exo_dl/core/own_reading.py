@@ -17,6 +17,7 @@ from exo_dl.core.pieces import first_set, last_set, mask, run_end
 __all__ = ["OwnReading"]
 
 _ASKED_S = 0.25
+_MEASURED_S = 1.0  # the first piece of all tells how long a connection takes to open, and not what peers can do
 _BACKLOG_S, _BACKLOG_REST_S = 5.0, 0.5
 _RUN_S, _RUN_PART = 2.0, 0.05
 _RUN_MAX_BYTES = 256 << 20
@@ -87,12 +88,24 @@ class OwnReading:
         covered: int,
         available: int,
         peer_rate: float,
-        peers_busy: bool,
+        peers_measured_s: float,
         hub: HubSide,
         have: int,
         now: float,
     ) -> None:
-        """Starts a transfer on an idle hub connection where one of the two exceptions holds."""
+        """Starts a transfer on an idle hub connection where one of the two exceptions holds.
+
+        Args:
+            lacking: pieces that are wanted and not here.
+            flying: pieces that are on their way from peers.
+            covered: pieces that are about to be read from the hub.
+            available: pieces that peers hold.
+            peer_rate: of all peers together, bytes/s.
+            peers_measured_s: for how long that was measured; 0 where they bring nothing now.
+            hub: this node's connections to the hub.
+            have: pieces that are here.
+            now: seconds.
+        """
         assert self._progress_at is not None  # noqa: S101 - set by may_look()
         if not lacking:
             return
@@ -113,7 +126,7 @@ class OwnReading:
             budget = float(_ALONE_RUN_BYTES)
         else:
             rate = hub.rate(now)
-            slower = peers_busy and 0 < self._gain * peer_rate <= rate
+            slower = peers_measured_s >= _MEASURED_S and 0 < self._gain * peer_rate <= rate
             backlog = self._manifest.set_bytes(lacking & available) if slower else 0
             # Once begun it goes on to the end: what is left then would take peers as long as it took to begin.
             slower = slower and backlog / peer_rate >= (_BACKLOG_REST_S if self._rereading else _BACKLOG_S)

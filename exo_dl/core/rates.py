@@ -41,6 +41,11 @@ class RateMeter:
         """Whether `rate` is more than the guess."""
         return self._seconds > 0
 
+    @property
+    def seconds(self) -> float:
+        """Of measuring, of which half is forgotten with each half-life: how much the rate is worth."""
+        return self._seconds
+
     def begin(self, now: float) -> None:
         """Work starts; without effect while it runs."""
         if self._last is None:

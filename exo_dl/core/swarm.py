@@ -134,9 +134,8 @@ class Swarm:
         self._manifest = manifest
         self._every = mask(0, manifest.piece_count)
         self._want = want & self._every
-        self._have = 0
+        self._have = self._checking = 0
         self._lacking_bytes = manifest.set_bytes(self._want)
-        self._checking = 0
         self._book = PeerBook(manifest, node=node, rng=rng, max_per_peer=max_per_peer)
         self._peers = PeerSide(
             manifest, self._book, max_fetches=max_peer_fetches, new_fetch_id=self._new_fetch_id, emit=self._emit
@@ -150,8 +149,7 @@ class Swarm:
         )
         self._own = OwnReading(manifest, rng=rng, gain=reread_gain)
         self._last_fetch_id = 0
-        self._bytes_from_hub = 0
-        self._bytes_from_peers = 0
+        self._bytes_from_hub = self._bytes_from_peers = 0
         self._complete = False
         self._no_room_until = 0.0
         self._fresh = 0
@@ -242,8 +240,7 @@ class Swarm:
     def handle_all(self, events: Iterable[SwarmEvent], now: float) -> list[SwarmAction]:
         """Takes several events that happened at the same time: what is to be done is thought about once for all."""
         self._now = now
-        self._actions = []
-        self._fresh = 0
+        self._actions, self._fresh = [], 0
         matters = False
         for event in events:
             matters = self._take(event, now) or matters
@@ -386,7 +383,7 @@ class Swarm:
             covered=self._hub.covered(ahead_s=None, now=now),
             available=self._book.rarity.available,
             peer_rate=self.peer_bytes_per_s,
-            peers_busy=self._peers.meter.running,
+            peers_measured_s=self._peers.meter.seconds if self._peers.meter.running else 0.0,
             hub=self._hub,
             have=self._have,
             now=now,

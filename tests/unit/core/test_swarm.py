@@ -282,6 +282,25 @@ def test_a_limit_gives_leases_back() -> None:
     assert not every(AskLease, actions)
 
 
+def test_slow_peers_are_known_as_slow_only_after_a_while() -> None:
+    """The hub is read again for what they hold, but not because their first piece took a moment to come."""
+    bench = Bench(size_mib=400)
+    bench.hub()
+    reading = only(FetchFromHub, bench.send(LeaseGranted(1, 0, 0, 100)))
+    flying = every(FetchFromPeer, bench.send(PeerHas("p", mask(100, 400)), at=0.1))
+    own: list[float] = []
+    for step in range(1, 13):
+        actions = bench.arrive(reading, 3 * (step - 1), 3 * step, at=step * 0.25)
+        if step % 2 == 0:
+            slow = flying.pop(0)
+            actions += bench.arrive(slow, slow.first, slow.first + 1, at=step * 0.25)
+            actions += bench.send(FetchEnded(slow.fetch_id, FetchResult.DONE))
+        flying += every(FetchFromPeer, actions)
+        own += [bench.now for fetch in every(FetchFromHub, actions) if fetch.lease_id < 0]
+    assert own
+    assert own[0] > 1.0
+
+
 def test_left_alone_a_node_reads_from_the_hub_by_itself() -> None:
     bench = Bench()
     bench.send(HubReady(True))
