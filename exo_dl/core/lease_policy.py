@@ -37,8 +37,8 @@ START_S = 0.1
 """From a grant to the first byte, seconds."""
 _MARGIN_S = 0.3
 # Each lease is a few requests, as it is asked for in parts and files end in it: some times 64 MiB, for that mean.
-_WAVE_BYTES, _WAVE_LEAST_S = 192 << 20, 2.0
-_PART_MIN, _PART_MAX, _KEPT_S = 0.75, 0.92, 1.5
+_WAVE_BYTES, _WAVE_LEAST_S = 160 << 20, 2.0
+_PART_MIN, _PART_MAX, _KEPT_S = 0.7, 0.92, 1.7
 _LEAST_S, _LEAST_MAX_S, _LEAST_PART = 0.4, 3.0, 0.015
 _TWICE_PART, _CUT_PART = 0.009, 0.005  # of all that is needed
 _UNDER_WAY_S = 0.12

@@ -85,7 +85,7 @@ def test_a_lease_of_a_large_model_lasts_no_longer_than_digests_may_be_behind() -
     for node in ("a", "b"):
         bench.join(node, rate=100e6)
     grant = bench.ask("a", rate=100e6)
-    assert bench.manifest.run_bytes(grant.first, grant.end) == pytest.approx(192 * MIB, rel=0.1)
+    assert bench.manifest.run_bytes(grant.first, grant.end) == pytest.approx(160 * MIB, rel=0.1)
 
 
 def test_the_tail_of_the_last_lease_is_taken_over_so_that_both_end_together() -> None:

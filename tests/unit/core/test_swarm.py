@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import pytest
 
-from exo_dl.core.pieces import mask
+from exo_dl.core.pieces import first_set, mask
 from exo_dl.core.swarm import (
     Announce,
     AskLease,
@@ -293,7 +293,8 @@ def test_slow_peers_are_known_as_slow_only_after_a_while() -> None:
         actions = bench.arrive(reading, 3 * (step - 1), 3 * step, at=step * 0.25)
         if step % 2 == 0:
             slow = flying.pop(0)
-            actions += bench.arrive(slow, slow.first, slow.first + 1, at=step * 0.25)
+            piece = first_set(slow.pieces)
+            actions += bench.arrive(slow, piece, piece + 1, at=step * 0.25)
             actions += bench.send(FetchEnded(slow.fetch_id, FetchResult.DONE))
         flying += every(FetchFromPeer, actions)
         own += [bench.now for fetch in every(FetchFromHub, actions) if fetch.lease_id < 0]
