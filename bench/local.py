@@ -2,7 +2,7 @@
 
     fanout     one node has the model, four get it from it and from each other
     exchange   four nodes have a quarter each, and get the rest from each other
-    growth     two nodes pull models of several sizes from the hub
+    growth     two nodes pull models of several sizes from the hub, into memory that the machine has used before
     digests    one node pulls: what it reads again to hash whole files, and what that costs (needs py-spy)
 
 CPU is of all daemons together, by 10^9 bytes that nodes took in. The lag is that of all daemons' event loops: the bound
@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 from bench.cluster import Node, wait_linked, wait_until
 from bench.labnet import find_tool
@@ -153,7 +155,15 @@ def _exchange(model: LabModel, folder: Path, url: str) -> Row:
         return _pull("exchange 4 -> 4", model, nodes)
 
 
+def _touch_memory(size_bytes: int) -> None:
+    """Has the machine take up memory for the page cache: a virtual one pays for the first use of each page."""
+    size_bytes = min(size_bytes, psutil.virtual_memory().available * 3 // 4)
+    code = "import sys, mmap; m = mmap.mmap(-1, int(sys.argv[1]))\nfor at in range(0, len(m), 4096): m[at] = 1"
+    subprocess.run([sys.executable, "-c", code, str(size_bytes)], check=True)
+
+
 def _growth(model: LabModel, folder: Path, url: str) -> Row:
+    _touch_memory(3 * model.size_bytes)
     with _nodes(folder, url, 2) as nodes:
         return _pull("hub -> 2", model, nodes)
 
