@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cluster import CommandError, Node, wait_until
+from bench.cluster import CommandError, Node, hub_cache, wait_until
 from bench.hub import LocalHub
 from bench.models import LabModel, check_copy
 from exo_dl.core.manifest import pull_id_for
@@ -149,7 +149,8 @@ def test_a_coordinator_that_gives_no_leases(pair: list[Node], model: LabModel) -
     with wild(pair, on_offer(usurp)):
         pair[0].json("pull", model.repo, "--no-wait")
         deadline = time.monotonic() + 60
-        while not all(list(node.home.glob("hub/models--*/refs/*")) for node in pair):
+        # By its whole name: it is written under another one first.
+        while not all((hub_cache(node.home, model.repo) / "refs" / "main").is_file() for node in pair):
             assert time.monotonic() < deadline, "the model did not come"
             pair[0].up_peers()
     for node in pair:
