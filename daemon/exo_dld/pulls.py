@@ -16,6 +16,7 @@ from exo_dl.rpc.v1 import pull_pb2
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dld import messages
 from exo_dld.cluster import Cluster
+from exo_dld.ended import EndedPulls
 from exo_dld.hubcheck import Vouched
 from exo_dld.intake import Intake
 from exo_dld.membership import Membership
@@ -83,10 +84,9 @@ class Pulls:
         self._share_gated = share_gated
         self._signers: dict[str, TicketSigner] = {}
         self._sessions: dict[str, Session] = {}
-        self._ended: dict[str, pull_pb2.Pull] = {}
+        self._ended = EndedPulls()
         self._starting: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._generations: dict[str, int] = {}
         self._told_end: set[str] = set()
         self._version = 0
         self._changed = asyncio.Condition()
@@ -122,7 +122,7 @@ class Pulls:
 
     def list(self) -> list[pull_pb2.Pull]:
         """All pulls, those that run first, then the newest."""
-        pulls = [self._to_pb(s) for s in self._sessions.values()] + list(self._ended.values())
+        pulls = [self._to_pb(s) for s in self._sessions.values()] + self._ended.values()
         return sorted(pulls, key=lambda p: (p.state != pull_pb2.PULL_STATE_RUNNING, -p.started_at_s))
 
     def get(self, pull_id: str) -> pull_pb2.Pull:
@@ -176,9 +176,7 @@ class Pulls:
                 return self._to_pb(old), True
             if len(self.running()) >= _MAX_RUNNING:
                 raise UsageError(f"{_MAX_RUNNING} pulls run already.", hint="Wait for one to end, or cancel one.")
-            generation = old.spec.generation + 1 if old is not None else 1
-            if old is None and pull_id in self._ended:
-                generation = 1 + self._generations.get(pull_id, 0)
+            generation = 1 + (old.spec.generation if old is not None else self._ended.generation(pull_id))
             spec = PullSpec(
                 pull_id=pull_id,
                 manifest=manifest,
@@ -238,9 +236,8 @@ class Pulls:
     async def _open(self, spec: PullSpec, claim: Claim, *, age_s: float) -> Session:
         old = self._sessions.pop(spec.pull_id, None)
         if old is not None:
-            self._generations[spec.pull_id] = old.spec.generation
+            self._remember_ended(old)  # it is shown while it is being closed
             await self._close(old)
-        self._ended.pop(spec.pull_id, None)
         await self._let_go(spec)
         if spec.placement is not None:
             self._intake.planner.remember(spec.manifest, spec.placement)
@@ -253,6 +250,7 @@ class Pulls:
             on_change=self._session_changed,
         )
         self._sessions[spec.pull_id] = session
+        self._ended.reopened(spec.pull_id)
         _log.info(
             "pull %s of %s@%s starts: %d files, %d bytes",
             spec.pull_id, spec.manifest.repo, spec.manifest.commit[:12],
@@ -269,8 +267,8 @@ class Pulls:
                 await self._close(old)
 
     def _remember_ended(self, session: Session) -> None:
-        self._ended[session.spec.pull_id] = self._to_pb(session)
-        self._generations[session.spec.pull_id] = session.spec.generation
+        at = session.view.ended if session.view.ended is not None else asyncio.get_running_loop().time()
+        self._ended.add(self._to_pb(session), generation=session.spec.generation, at=at)
 
     async def _close(self, session: Session) -> None:
         await asyncio.to_thread(self._stop_serving, session.spec.pull_id)
@@ -321,10 +319,6 @@ class Pulls:
             self._sessions.pop(old.spec.pull_id, None)
             self._remember_ended(old)
             await self._close(old)
-        while len(self._ended) > _MAX_REMEMBERED:
-            gone = next(iter(self._ended))
-            del self._ended[gone]
-            self._generations.pop(gone, None)
 
     # -- from the cluster ---------------------------------------------------------------------------------------------
 
@@ -352,18 +346,21 @@ class Pulls:
     def _on_offer(self, node: str, offer: pb.PullOffer) -> None:
         wire.check_claim(offer)
         claim = Claim(offer.epoch, offer.coordinator_id)
+        started = asyncio.get_running_loop().time() - max(0.0, offer.age_s)
         known = self._sessions.get(offer.pull_id)
-        if known is not None and offer.generation == known.spec.generation:
-            if known.running:
-                self._background(known.widen(frozenset(offer.targets)))
+        if known is not None and offer.generation <= known.spec.generation and known.running:
+            self._background(known.widen(frozenset(offer.targets)))
+            if offer.generation == known.spec.generation:
                 known.consider(claim)
-            elif known.claim.node == self._me:
+            else:  # started by a node that did not know of this one: it joins it
+                known.offer_to([node])
+            return
+        if known is not None and offer.generation <= known.spec.generation and started <= (known.view.ended or 0.0):
+            if offer.generation == known.spec.generation and known.claim.node == self._me:
                 # It missed the end: tell it.
                 self._membership.send(node, messages.end_message(known.spec, known.view.state, known.view.error))
             return
-        if offer.generation <= self._generations.get(offer.pull_id, 0):
-            return
-        if known is not None and offer.generation < known.spec.generation:
+        if self._ended.is_late(offer.pull_id, generation=offer.generation, started=started):
             return
         spec = messages.spec_from_offer(offer)
         if not spec.wants(self._me):
@@ -390,7 +387,7 @@ class Pulls:
     async def _join(self, spec: PullSpec, claim: Claim, age_s: float) -> None:
         async with self._starting.setdefault(spec.pull_id, asyncio.Lock()):
             known = self._sessions.get(spec.pull_id)
-            if known is not None and known.spec.generation >= spec.generation:
+            if known is not None and known.running and known.spec.generation >= spec.generation:
                 await known.widen(spec.targets)
                 known.consider(claim)
                 return

@@ -116,6 +116,7 @@ class Worker:
         )
         self._alarm = Alarm(self._loop, lambda: self.feed(core.Tick()))
         self._tasks: set[asyncio.Task[None]] = set()
+        self._disk = asyncio.Lock()
         self._complete = self._closed = False
         self._awaited, self._unpublished = self.store.awaited, self.store.awaited
         self.readings = Readings(manifest)
@@ -139,8 +140,10 @@ class Worker:
             await self._access.admit()
             self._probe_hub(at_once=True)
             self.check.start(told=self._ports.changed, refused=self.fail)
-            self.checking = await asyncio.to_thread(self.store.candidates) & (self._want | self._helping.spare)
-            await asyncio.to_thread(self.store.open)
+            async with self._disk:
+                if not self._closed:
+                    self.checking = await asyncio.to_thread(self.store.candidates) & (self._want | self._helping.spare)
+                    await asyncio.to_thread(self.store.open)
             if self._closed:
                 return
             self.store.forget(self._stale)
@@ -166,7 +169,8 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._hubside is not None:
             await self._hubside.close()
-        await asyncio.to_thread(self.store.close, keep=keep)
+        async with self._disk:  # a store that is being opened is closed after that, or nobody would
+            await asyncio.to_thread(self.store.close, keep=keep)
 
     def stop(self, state: NodeState, error: ExoDlError | None = None) -> None:
         """No more transfers; what is held stays open to be served."""
