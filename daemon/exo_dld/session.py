@@ -120,7 +120,7 @@ class Session:
         )
         await self.worker.open()
         self._join()
-        self._voice.tell_neighbours()
+        self._voice.begin()
         self._changed()
 
     async def close(self, *, keep: bool = True) -> None:

@@ -114,6 +114,12 @@ class Voice:
                 self.tell_map(node)
         return nodes
 
+    def begin(self) -> None:
+        """This node has opened its store, and takes part from now on."""
+        self.tell_neighbours()
+        if self._spec.generation > 1:
+            self.ask_maps()  # peers may have told theirs to the pull that this one follows
+
     def tell_neighbours(self) -> None:
         """Everything that this node holds, to those neighbours that were not told yet."""
         self._listeners()
