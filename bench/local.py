@@ -23,11 +23,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from bench.cluster import Node, wait_linked, wait_until
 from bench.labnet import find_tool
 from bench.make_model import make_model
+from bench.memory import touch_memory
 from bench.models import LabModel, check_copy, describe_model
 from bench.nginx_hub import write_config
 from bench.ports import free_port, listens
@@ -155,15 +154,8 @@ def _exchange(model: LabModel, folder: Path, url: str) -> Row:
         return _pull("exchange 4 -> 4", model, nodes)
 
 
-def _touch_memory(size_bytes: int) -> None:
-    """Has the machine take up memory for the page cache: a virtual one pays for the first use of each page."""
-    size_bytes = min(size_bytes, psutil.virtual_memory().available * 3 // 4)
-    code = "import sys, mmap; m = mmap.mmap(-1, int(sys.argv[1]))\nfor at in range(0, len(m), 4096): m[at] = 1"
-    subprocess.run([sys.executable, "-c", code, str(size_bytes)], check=True)
-
-
 def _growth(model: LabModel, folder: Path, url: str) -> Row:
-    _touch_memory(3 * model.size_bytes)
+    touch_memory(3 * model.size_bytes)
     with _nodes(folder, url, 2) as nodes:
         return _pull("hub -> 2", model, nodes)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from bench.cluster import Node
 from bench.killed import finish_without
 from bench.lab import Lab, nginx_lab
+from bench.memory import touch_memory
 from bench.models import LabModel, check_copy, make_lab_model
 from bench.parts import check_parts
 from bench.peers import Used, hf_download
@@ -200,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for run in range(runs):
                     with tempfile.TemporaryDirectory(dir=scratch) as folder:
                         os.sync()  # what the last run wrote must not be written out during this one
+                        touch_memory(3 * model.size_bytes * len(scenario.nodes))
                         rows.append(job(scenario, model, folder=Path(folder)))
                     print(f"{name} {run + 1}/{runs}: {' '.join(rows[-1].cells()[3:])}", file=sys.stderr, flush=True)
                     _append(results, asdict(rows[-1]) | {"run": run + 1})

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.lab import nginx_lab
+from bench.memory import touch_memory
 from bench.models import check_copy, make_lab_model
 from bench.scenarios import BALANCE, least_time_s
 
@@ -64,6 +65,7 @@ def main() -> int:
         folder = Path(scratch) / "run"
         folder.mkdir()
         os.sync()
+        touch_memory(3 * size_bytes * len(scenario.nodes))
         with nginx_lab(scenario.nodes, model, folder=folder, shared_uplink_mbit=scenario.uplink_mbit) as lab:
             nodes = lab.start()
             before = {node.name: thread_times(node.process.pid) for node in nodes}

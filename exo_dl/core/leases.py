@@ -64,7 +64,7 @@ __all__ = [
 
 _FIRST_LEASE_BYTES = 16 << 20
 _ANSWER_S = 0.5  # a node answers a cut within milliseconds, unless it has no time at all
-_GAIN_S = 0.2  # a connection that is cut short wastes what was on its way
+_GAIN_S = 0.2  # each cut is a request more, and a round trip
 _TWICE_GAIN_S = 0.1  # a piece is read twice only for this much: on a busy machine rates waver by less
 _STALL_S = 3.0
 _STALL_TIMES = 4.0
