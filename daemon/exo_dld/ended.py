@@ -33,9 +33,6 @@ class EndedPulls:
     def __iter__(self) -> Iterator[str]:
         return iter(self._pulls)
 
-    def __contains__(self, pull_id: str) -> bool:
-        return pull_id in self._pulls
-
     def __getitem__(self, pull_id: str) -> pull_pb2.Pull:
         return self._pulls[pull_id].pull
 
@@ -43,14 +40,12 @@ class EndedPulls:
         """What is shown of them."""
         return [ended.pull for ended in self._pulls.values()]
 
-    def add(self, pull: pull_pb2.Pull, *, generation: int, at: float) -> list[str]:
-        """A pull ended ``at`` this time and is closed. Returns the ids that are forgotten for it."""
+    def add(self, pull: pull_pb2.Pull, *, generation: int, at: float) -> None:
+        """A pull ended ``at`` this time, on the loop's clock, and is closed. The oldest is forgotten for it."""
         self._pulls.pop(pull.pull_id, None)
         self._pulls[pull.pull_id] = _Ended(pull, generation, at)
-        gone = list(self._pulls)[:-_MAX_REMEMBERED]
-        for pull_id in gone:
+        for pull_id in list(self._pulls)[:-_MAX_REMEMBERED]:
             del self._pulls[pull_id]
-        return gone
 
     def reopened(self, pull_id: str) -> None:
         """A pull is open again."""
