@@ -300,7 +300,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
     access_pb2_grpc.add_AccessServiceServicer_to_server(AccessServicer(readers, rekey), server)
     membership.add_to(server)
     await servers.add_standard_services(server, _SERVICES)
-    credentials = identity.server_credentials(knocked=doorway.knocked)
+    credentials = partial(identity.server_credentials, knocked=doorway.knocked)
     port = servers.bind_port(server, config.host, config.port, chosen=config.port_chosen, credentials=credentials)
     socket = socket_path(config.state_dir)
     servers.bind_socket(server, socket, group=config.socket_group)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ async def add_standard_services(server: grpc.aio.Server, names: Sequence[str]) -
 
 
 def bind_port(
-    server: grpc.aio.Server, host: str, port: int, *, chosen: bool, credentials: grpc.ServerCredentials
+    server: grpc.aio.Server, host: str, port: int, *, chosen: bool, credentials: Callable[[], grpc.ServerCredentials]
 ) -> int:
     """Listens for other machines, and returns the port.
 
@@ -54,7 +54,7 @@ def bind_port(
         host: an address of this machine; empty: all of them.
         port: 0 for any.
         chosen: somebody asked for this port: no other will do.
-        credentials: mutual TLS.
+        credentials: mutual TLS; asked for each attempt, since those that follow a certificate's renewal serve for one.
 
     Raises:
         AlreadyRunningError: the port is taken.
@@ -64,7 +64,7 @@ def bind_port(
     for candidate in (port,) if chosen or port == 0 else (port, 0):
         for name in text:
             with contextlib.suppress(RuntimeError):
-                if bound := server.add_secure_port(f"{name}:{candidate}", credentials):
+                if bound := server.add_secure_port(f"{name}:{candidate}", credentials()):
                     return bound
     raise AlreadyRunningError(
         f"Port {port} on {host or 'this machine'} cannot be used: another program has it, or the address is not here.",
