@@ -22,12 +22,22 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from exo_dl.locations import socket_path, socket_target
 from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc
 
-__all__ = ["Command", "CommandError", "Node", "clean_environment", "hub_cache", "wait_linked", "wait_until"]
+__all__ = [
+    "Command",
+    "CommandError",
+    "Node",
+    "clean_environment",
+    "hub_cache",
+    "wait_at_rest",
+    "wait_linked",
+    "wait_until",
+]
 
 _PROGRAM_DIR = Path(sys.executable).parent
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.02
+_REST_S, _REST_PART = 0.5, 0.15
 _numbers = itertools.count(1)
 
 
@@ -369,3 +379,17 @@ def wait_linked(nodes: Sequence[Node], *, timeout_s: float = 20) -> None:
             timeout_s=timeout_s,
             what=f"{node.name} is linked to {', '.join(others)}",
         )
+
+
+def wait_at_rest(nodes: Sequence[Node], *, timeout_s: float = 30) -> None:
+    """Waits until daemons that were started just now have loaded what they load in the background.
+
+    That takes each of them a third of a second of CPU, once; a pull that begins meanwhile waits for it.
+    """
+
+    def quiet() -> bool:
+        before_s = sum(node.cpu_s() for node in nodes)
+        time.sleep(_REST_S)
+        return sum(node.cpu_s() for node in nodes) - before_s < _REST_S * _REST_PART
+
+    wait_until(quiet, timeout_s=timeout_s, what="the daemons have nothing to do")

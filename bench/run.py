@@ -1,7 +1,8 @@
 """``make bench``: the lab's scenarios, from the command's start to the last node's verified copy.
 
-Each run starts daemons with empty folders, so nothing is known of the network. Rates count TCP payload: a link of
-100 Mbit/s carries 11.96 MB/s of it. The machine's congestion control is used, and named in the results.
+Each run starts daemons with empty folders, so nothing is known of the network, and lets them come to rest. Rates count
+TCP payload: a link of 100 Mbit/s carries 11.96 MB/s of it. The machine's congestion control is used, and named in the
+results.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.cluster import Node
+from bench.cluster import Node, wait_at_rest
 from bench.killed import finish_without
 from bench.lab import Lab, nginx_lab
 from bench.memory import touch_memory
@@ -27,7 +28,7 @@ from bench.peers import Used, hf_download
 from bench.scenarios import BALANCE, FAULTS, PARTS, SPEEDUP, Scenario, least_time_s
 from bench.served import summarize
 
-__all__ = ["Row", "main", "measure"]
+__all__ = ["Row", "main", "measure", "wants_of"]
 
 MIB = 1 << 20
 GB = 10**9
@@ -78,6 +79,7 @@ def measure(scenario: Scenario, model: LabModel, *, folder: Path) -> Row:
     """One pull with daemons that know nothing yet, started on the first node."""
     with nginx_lab(scenario.nodes, model, folder=folder, shared_uplink_mbit=scenario.uplink_mbit) as lab:
         nodes = lab.start()
+        wait_at_rest(nodes)
         mark = lab.mark()
         cpu_before = sum(node.cpu_s() for node in nodes)
         if scenario.killed:
@@ -93,13 +95,13 @@ def measure(scenario: Scenario, model: LabModel, *, folder: Path) -> Row:
         used = Used(wall_s=wall_s, cpu_s=cpu_s, rss_bytes=rss)
         if scenario.placement:
             check_parts(nodes, model)
-            return _row(lab, mark, "exo-dl", scenario, model, used, wants=_wants(nodes[0], scenario, model))
+            return _row(lab, mark, "exo-dl", scenario, model, used, wants=wants_of(nodes[0], scenario, model))
         for node in nodes:
             check_copy(model, node.home)
         return _row(lab, mark, "exo-dl", scenario, model, used)
 
 
-def _wants(node: Node, scenario: Scenario, model: LabModel) -> dict[str, int]:
+def wants_of(node: Node, scenario: Scenario, model: LabModel) -> dict[str, int]:
     """Bytes that the placement gives to each node, as `exo-dl plan` says."""
     plan = node.json("plan", model.repo, *scenario.placement)[-1]
     return {str(part["name"]): int(part["bytes"]) for part in plan["nodes"]}

@@ -16,10 +16,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench.cluster import wait_at_rest
 from bench.lab import nginx_lab
 from bench.memory import touch_memory
 from bench.models import check_copy, make_lab_model
-from bench.scenarios import BALANCE, least_time_s
+from bench.parts import check_parts
+from bench.run import wants_of
+from bench.scenarios import BALANCE, PARTS, least_time_s
 
 __all__ = ["cpu_of_kinds", "main", "thread_times"]
 
@@ -57,9 +60,8 @@ def cpu_of_kinds(pid: int, before: Mapping[int, tuple[float, int]]) -> dict[str,
 
 def main() -> int:
     """Runs one pull and prints a line for each kind of thread."""
-    scenario = next(s for s in BALANCE if s.name == sys.argv[1])
+    scenario = next(s for s in (*BALANCE, *PARTS) if s.name == sys.argv[1])
     size_bytes = int(sys.argv[2] if len(sys.argv) > 2 else 512) << 20
-    gb = size_bytes * len(scenario.nodes) / 1e9
     with tempfile.TemporaryDirectory(prefix="exo-dl-threads-") as scratch:
         model = make_lab_model(Path(scratch) / "hub", size_bytes=size_bytes)
         folder = Path(scratch) / "run"
@@ -68,17 +70,24 @@ def main() -> int:
         touch_memory(3 * size_bytes * len(scenario.nodes))
         with nginx_lab(scenario.nodes, model, folder=folder, shared_uplink_mbit=scenario.uplink_mbit) as lab:
             nodes = lab.start()
+            wait_at_rest(nodes)
             before = {node.name: thread_times(node.process.pid) for node in nodes}
             cpu_s, begin = sum(node.cpu_s() for node in nodes), time.monotonic()
-            nodes[0].json("pull", model.repo, timeout_s=900)
+            nodes[0].json("pull", model.repo, *scenario.placement, timeout_s=900)
             wall_s, cpu_s = time.monotonic() - begin, sum(node.cpu_s() for node in nodes) - cpu_s
             kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
             for node in nodes:
                 for kind, spent in cpu_of_kinds(node.process.pid, before[node.name]).items():
                     kinds[kind] = [kinds[kind][0] + spent[0], kinds[kind][1] + spent[1]]
-            for node in nodes:
-                check_copy(model, node.home)
-    least_s = least_time_s(scenario, model.size_bytes)
+            wants = {node.name: model.size_bytes for node in nodes}
+            if scenario.placement:
+                check_parts(nodes, model)
+                wants = wants_of(nodes[0], scenario, model)
+            else:
+                for node in nodes:
+                    check_copy(model, node.home)
+    gb = sum(wants.values()) / 1e9
+    least_s = least_time_s(scenario, model.size_bytes, wants)
     print(f"{scenario.name}: {wall_s:.2f} s, {wall_s / least_s:.3f} of the least; {cpu_s / gb:.2f} CPU s/GB")
     for name, (spent_s, waits) in sorted(kinds.items(), key=lambda item: -item[1][0]):
         print(f"{name:28} {spent_s / gb:6.2f} CPU s/GB {waits:7.0f} waits")

@@ -1,19 +1,26 @@
 """What a node does for the others of a placement: it reads what it does not want itself, and hands it over.
 
-Such pieces are *spare*. Each is dropped as soon as all linked nodes that want it hold it. While a node holds more of
-them than it may and needs nothing for itself, it asks for no leases.
+Such pieces are *spare*. They are dropped when all linked nodes that want them hold them: many together, since each
+time costs a thread's turn and a look at every file; at once where there is little room for them. While a node holds
+more of them than it may and needs nothing for itself, it asks for no leases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
 from functools import reduce
 from operator import or_
+from typing import Protocol
 
 from exo_dl.core import swarm as core
 from exo_dl.core.manifest import Manifest
+from exo_dl.store.pullstore import PullStore
+from exo_dld.alarm import Alarm
 
-__all__ = ["Helping"]
+__all__ = ["Eviction", "Helping"]
+
+_GATHER_S = 1.0
 
 
 class Helping:
@@ -50,6 +57,11 @@ class Helping:
         self._parked[ask.slot] = ask
         return True
 
+    def wait_s(self, have: int) -> float:
+        """For how long pieces that may go are gathered, with these held; not at all where room is short."""
+        held = have & ~self._want
+        return 0.0 if self._parked or self._manifest.set_bytes(held) * 2 >= self._limit_bytes else _GATHER_S
+
     def unpark(self) -> list[core.AskLease]:
         """What was kept from being asked."""
         parked = list(self._parked.values())
@@ -71,3 +83,74 @@ class Helping:
                 lacking |= want & ~held_by(node)
         self._going |= spare & ~lacking
         return spare & ~lacking
+
+
+class Helper(Protocol):
+    """A worker, as its eviction knows it.
+
+    Attributes:
+        swarm: the machine, to be read only.
+        store: where pieces are.
+    """
+
+    store: PullStore
+
+    @property
+    def swarm(self) -> core.Swarm:
+        """The machine, to be read only."""
+
+    def feed(self, event: core.SwarmEvent) -> None:
+        """Takes an event for the machine."""
+
+    def ask(self, ask: core.AskLease) -> None:
+        """Asks the coordinator for a lease, where there is room for more."""
+
+
+class Eviction:
+    """Drops the spare pieces of one worker.
+
+    Args:
+        helping: which they are.
+        worker: whose.
+        linked: gives something for nodes that are linked.
+        start: runs a coroutine as a task of the worker.
+    """
+
+    def __init__(
+        self,
+        helping: Helping,
+        worker: Helper,
+        *,
+        linked: Callable[[str], object],
+        start: Callable[[Coroutine[None, None, None]], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._helping = helping
+        self._worker = worker
+        self._linked = linked
+        self._start = start
+        self._alarm = Alarm(self._loop, self._look)
+
+    def close(self) -> None:
+        """Drops nothing more."""
+        self._alarm.set(None)
+
+    def peer_has(self) -> None:
+        """A peer told that it holds pieces: some that are held for it may be wanted no more."""
+        have = self._worker.swarm.have
+        if self._helping.active and have & ~self._worker.swarm.want:
+            self._alarm.set(self._loop.time() + self._helping.wait_s(have))
+
+    def evict(self, pieces: int) -> None:
+        """Drops these pieces."""
+        self._start(self._evict(pieces))
+
+    def _look(self) -> None:
+        swarm = self._worker.swarm
+        if over := self._helping.handed_over(swarm.have, swarm.held_by, self._linked):
+            self.evict(over)
+
+    async def _evict(self, pieces: int) -> None:
+        self._worker.feed(core.PieceBad(await asyncio.to_thread(self._worker.store.evict, pieces)))
+        for ask in self._helping.unpark():
+            self._worker.ask(ask)

@@ -22,7 +22,7 @@ from exo_dl.store.pullstore import PullStore, StoreEvent
 from exo_dld.alarm import Alarm
 from exo_dld.doubts import Doubts
 from exo_dld.gated import OwnAccess
-from exo_dld.helping import Helping
+from exo_dld.helping import Eviction, Helping
 from exo_dld.hubcheck import HubCheck
 from exo_dld.hubside import HubSide
 from exo_dld.jobs import Jobs
@@ -121,6 +121,7 @@ class Worker:
         self._awaited, self._unpublished = self.store.awaited, self.store.awaited
         self.readings = Readings(manifest)
         self._doubts = Doubts(manifest, self, swarm=self._swarm, ports=ports, drop=self._drop)
+        self._eviction = Eviction(helping, self, linked=ports.peer_address, start=self._start)
         # What peers and the coordinator say before the store is open, for it has no place for pieces yet.
         self._waiting: list[core.SwarmEvent] | None = []
         self.state = NodeState.CHECKING
@@ -162,6 +163,7 @@ class Worker:
             return
         self._closed = True
         self._alarm.set(None)
+        self._eviction.close()
         await self._transfers.close()
         await self.check.close()
         for task in self._tasks:
@@ -186,7 +188,7 @@ class Worker:
             self._helping.active = False
             self._transfers.cancel_all()
             if done or not self._want:
-                self._start(self._evict(self._helping.spare))
+                self._eviction.evict(self._helping.spare)
 
     def give_back(self) -> None:
         """This node leaves: the leases that it still has go back to the coordinator."""
@@ -229,19 +231,16 @@ class Worker:
             self._apply(action)
         self._arm()
         if isinstance(event, core.PeerHas):
-            over = self._helping.handed_over(self._swarm.have, self._swarm.held_by, self._ports.peer_address)
-            if over:
-                self._start(self._evict(over))
+            self._eviction.peer_has()
 
     @property
     def _over(self) -> bool:
         """Nothing more is to be done; a node that has what it wants may still help."""
         return self.state.ended and not (self.state is NodeState.DONE and self._helping.active)
 
-    async def _evict(self, pieces: int) -> None:
-        self.feed(core.PieceBad(await asyncio.to_thread(self.store.evict, pieces)))
-        for ask in self._helping.unpark():
-            self._apply(ask)
+    def ask(self, ask: core.AskLease) -> None:
+        """Asks the coordinator for a lease, where there is room for more."""
+        self._apply(ask)
 
     def _arm(self) -> None:
         self._alarm.set(None if self._over else self._swarm.next_deadline())

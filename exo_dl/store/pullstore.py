@@ -168,7 +168,8 @@ class PullStore:
             self._table.hold(piece, digest)
             fd = part.fd
         self._work.digests.advance(blob, index)
-        self._work.writeback.note(fd, *piece_range(blob, index))
+        if slot.wanted_here >> index & 1:  # what is held for others is dropped again, mostly before it is on the disk
+            self._work.writeback.note(fd, *piece_range(blob, index))
         return True
 
     def abandon(self, pieces: Iterable[int]) -> None:
