@@ -1,4 +1,4 @@
-"""Files made of runs of other files: copied by the kernel, and written to the disk while the next is copied."""
+"""Files made of runs of other files: copied by the kernel, and written to the disk while the next are copied."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from exo_dl.store.osfile import copy_range, start_writeback
 __all__ = ["Filled", "Filling"]
 
 _STEP_BYTES = 16 << 20
+_MAX_UNSYNCED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,14 @@ class Filling:
 
 
 class Filled:
-    """Files that are being filled, for a with statement. While one is copied, the one before is written to the disk."""
+    """Files that are being filled, for a with statement. What is copied is written to the disk meanwhile; they are
+    synced together: one after the other each would wait for a commit of the file system's journal of its own.
+    """
 
     def __init__(self, folder: Folder, stop: threading.Event) -> None:
         self._folder = folder
         self._stop = stop
-        self._last: tuple[str, int] | None = None
+        self._unsynced: list[tuple[str, int]] = []
 
     def __enter__(self) -> Filled:
         return self
@@ -42,15 +45,14 @@ class Filled:
         self._settle(sync=error is None)
 
     def _settle(self, *, sync: bool) -> None:
-        if self._last is None:
-            return
-        (name, fd), self._last = self._last, None
+        unsynced, self._unsynced = self._unsynced, []
         try:
-            with disk_errors(self._folder.path(name)):
-                if sync:
+            for name, fd in unsynced if sync else ():
+                with disk_errors(self._folder.path(name)):
                     os.fsync(fd)
         finally:
-            os.close(fd)
+            for _, fd in unsynced:
+                os.close(fd)
 
     def fill(self, name: str, source: int, plan: Filling) -> None:
         """Makes a file as planned, of what the descriptor ``source`` reads.
@@ -62,14 +64,16 @@ class Filled:
         try:
             with disk_errors(self._folder.path(name)):
                 os.ftruncate(fd, plan.size)
-                write_bytes(fd, plan.header, 0)
+                if plan.header:
+                    write_bytes(fd, plan.header, 0)
                 for source_at, target_at, size in plan.runs:
                     self._copy(name, source, fd, source_at, target_at, size)
         except BaseException:
             os.close(fd)
             raise
-        self._settle(sync=True)
-        self._last = (name, fd)
+        self._unsynced.append((name, fd))
+        if len(self._unsynced) >= _MAX_UNSYNCED:
+            self._settle(sync=True)
 
     def _copy(self, name: str, source: int, target: int, source_at: int, target_at: int, size: int) -> None:
         for done in range(0, size, _STEP_BYTES):
