@@ -238,6 +238,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
             name_of=name_of,
             hub_for=hub_for,
             library=library,
+            links=membership,
             hf_cache=config.hf_cache,
             node_id=identity.node_id,
         ),

@@ -21,6 +21,8 @@ from exo_dl.rpc.v1 import pull_pb2
 from exo_dl.store.hflayout import HFLayout
 from exo_dl.store.library import Library
 from exo_dld.dividing import DEFAULT_FRACTION, Division, divide, from_file, wants_of
+from exo_dld.membership import Membership
+from exo_dld.placements import Placements
 from exo_dld.structure import Structure, read_structure
 
 __all__ = ["Planned", "Planner", "check_placement"]
@@ -89,6 +91,7 @@ class Planner:
         name_of: a node's name.
         hub_for: the hub behind an endpoint.
         library: what this node holds (read in place of the hub's files), and the placements that it knows.
+        links: to the other nodes, which know of placements too.
         hf_cache: the Hugging Face cache, where parts of files are too.
         node_id: this node.
     """
@@ -101,6 +104,7 @@ class Planner:
         name_of: Callable[[str], str],
         hub_for: Callable[[str], Hub],
         library: Library,
+        links: Membership,
         hf_cache: Path,
         node_id: str,
     ) -> None:
@@ -109,6 +113,7 @@ class Planner:
         self._name_of = name_of
         self._hub_for = hub_for
         self._library = library
+        self.placements = Placements(library, up=links.up, send=links.send)
         self._hf_cache = hf_cache
         self._node_id = node_id
 
@@ -181,7 +186,7 @@ class Planner:
             place,
             rooms=[rooms[node] for node in nodes],
             fraction=asked.fraction or DEFAULT_FRACTION,
-            previous=self._previous(manifest, place),
+            previous=await self.placements.previous(manifest, place),
             replan=asked.replan,
         )
         try:
@@ -238,32 +243,6 @@ class Planner:
         part = layout.folder.path(layout.part_name(manifest, blob, self._node_id))
         return [*(held.path for held in self._library.find(blob)), *layout.existing(manifest, blob), part]
 
-    # -- the last placement of a model: the next one goes by it ------------------------------------------------------
-
-    def remember(self, manifest: Manifest, wants: Wants) -> None:
-        """Keeps a placement that is carried out."""
-        if wants.place in ("layers", "experts"):
-            notes = {node: dict(part.note) for node, part in wants.nodes.items() if part}
-            self._library.put(_key(manifest, wants.place), json.dumps(notes))
-
-    def _previous(self, manifest: Manifest, place: str) -> Plan | None:
-        try:
-            notes = json.loads(self._library.get(_key(manifest, place)) or "{}")
-            nodes = {
-                node: NodePlan(
-                    layers=tuple((int(a), int(b)) for a, b in note.get("layers", ())),
-                    experts={
-                        int(layer): tuple((int(a), int(b)) for a, b in runs)
-                        for layer, runs in note.get("experts", {}).items()
-                    },
-                )
-                for node, note in notes.items()
-            }
-            count = max((int(note.get("layer_count", 0)) for note in notes.values()), default=0)
-        except (ValueError, TypeError, AttributeError):
-            return None
-        return Plan(place, nodes, count) if nodes else None
-
     def answer(self, resolved: Resolved, planned: Planned, asked: pull_pb2.Placement) -> pull_pb2.PlanPullResponse:
         """The plan as clients see it."""
         manifest = resolved.manifest
@@ -300,10 +279,6 @@ class Planner:
             nodes=nodes,
             notes=planned.notes,
         )
-
-
-def _key(manifest: Manifest, place: str) -> str:
-    return f"placement/{manifest.repo_type}/{manifest.repo}/{place}"
 
 
 def _headers(structure: Structure) -> dict[str, int]:

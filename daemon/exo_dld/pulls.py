@@ -101,7 +101,7 @@ class Pulls:
         )
         membership.on_up.append(self._node_up)
         membership.on_down.append(self._node_down)
-        membership.on_message.append(self._on_message)
+        membership.on_message += [self._on_message, self._intake.planner.placements.on_message]
 
     # -- for the services ---------------------------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class Pulls:
             await self._close(old)
         await self._let_go(spec)
         if spec.placement is not None:
-            self._intake.planner.remember(spec.manifest, spec.placement)
+            self._intake.planner.placements.remember(spec.manifest, spec.placement)
         session = Session(
             spec,
             claim=claim,

@@ -187,13 +187,18 @@ def test_a_node_that_joins_later_gets_its_part_by_replanning(
     start_all(nodes[:2])
     nodes[0].json("pull", llama.repo, "--place", "layers", *MEMORY[:4])
     check_parts(nodes[:2], llama)
-    before = hub_bytes(tmp_path)
     start_all(nodes[2:])
     wait_linked(nodes)
-    summary = nodes[0].json("pull", llama.repo, "--place", "layers", "--replan", *MEMORY)[-1]
+    # Started on the node that was not there: what the others have had is theirs to tell.
+    plans = [node.json("plan", llama.repo, "--place", "layers", "--replan", *MEMORY)[-1] for node in nodes]
+    layers = [{node["name"]: node["layers"] for node in plan["nodes"]} for plan in plans]
+    assert layers == [layers[0]] * 3
+    before = hub_bytes(tmp_path)
+    summary = nodes[2].json("pull", llama.repo, "--place", "layers", "--replan", *MEMORY)[-1]
     assert summary["state"] == "done"
     check_parts(nodes, llama)
-    assert hub_bytes(tmp_path) - before <= HEADERS, "layers move over the LAN"
+    described = sum((llama.folder / name).stat().st_size for name in ("config.json", "model.safetensors.index.json"))
+    assert hub_bytes(tmp_path) - before <= HEADERS + described, "layers move over the LAN"
     assert summary["bytes_from_hub"] == 0
 
 

@@ -49,7 +49,7 @@ class LinkResponse(_message.Message):
     def __init__(self, message: _Optional[_Union[LinkMessage, _Mapping]] = ...) -> None: ...
 
 class LinkMessage(_message.Message):
-    __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye", "limits_told", "limits_asked", "hub_share", "suspect", "pull_note", "ticket_news", "secret_news", "secret_answer")
+    __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye", "limits_told", "limits_asked", "hub_share", "suspect", "pull_note", "placement_asked", "placement_told", "ticket_news", "secret_news", "secret_answer")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     BEAT_FIELD_NUMBER: _ClassVar[int]
     PEER_GOSSIP_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,8 @@ class LinkMessage(_message.Message):
     HUB_SHARE_FIELD_NUMBER: _ClassVar[int]
     SUSPECT_FIELD_NUMBER: _ClassVar[int]
     PULL_NOTE_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_ASKED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_TOLD_FIELD_NUMBER: _ClassVar[int]
     TICKET_NEWS_FIELD_NUMBER: _ClassVar[int]
     SECRET_NEWS_FIELD_NUMBER: _ClassVar[int]
     SECRET_ANSWER_FIELD_NUMBER: _ClassVar[int]
@@ -95,10 +97,12 @@ class LinkMessage(_message.Message):
     hub_share: HubShare
     suspect: Suspect
     pull_note: PullNote
+    placement_asked: PlacementAsked
+    placement_told: PlacementTold
     ticket_news: TicketNews
     secret_news: SecretNews
     secret_answer: SecretAnswer
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., peer_gossip: _Optional[_Union[PeerGossip, _Mapping]] = ..., pull_offer: _Optional[_Union[PullOffer, _Mapping]] = ..., pull_join: _Optional[_Union[PullJoin, _Mapping]] = ..., lease_ask: _Optional[_Union[LeaseAsk, _Mapping]] = ..., lease_grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., lease_cut: _Optional[_Union[LeaseCut, _Mapping]] = ..., lease_progress: _Optional[_Union[LeaseProgress, _Mapping]] = ..., lease_end: _Optional[_Union[LeaseEnd, _Mapping]] = ..., have_map: _Optional[_Union[HaveMap, _Mapping]] = ..., have: _Optional[_Union[Have, _Mapping]] = ..., have_query: _Optional[_Union[HaveQuery, _Mapping]] = ..., node_progress: _Optional[_Union[NodeProgress, _Mapping]] = ..., pull_end: _Optional[_Union[PullEnd, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., limits_told: _Optional[_Union[LimitsTold, _Mapping]] = ..., limits_asked: _Optional[_Union[LimitsAsked, _Mapping]] = ..., hub_share: _Optional[_Union[HubShare, _Mapping]] = ..., suspect: _Optional[_Union[Suspect, _Mapping]] = ..., pull_note: _Optional[_Union[PullNote, _Mapping]] = ..., ticket_news: _Optional[_Union[TicketNews, _Mapping]] = ..., secret_news: _Optional[_Union[SecretNews, _Mapping]] = ..., secret_answer: _Optional[_Union[SecretAnswer, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., beat: _Optional[_Union[Beat, _Mapping]] = ..., peer_gossip: _Optional[_Union[PeerGossip, _Mapping]] = ..., pull_offer: _Optional[_Union[PullOffer, _Mapping]] = ..., pull_join: _Optional[_Union[PullJoin, _Mapping]] = ..., lease_ask: _Optional[_Union[LeaseAsk, _Mapping]] = ..., lease_grant: _Optional[_Union[LeaseGrant, _Mapping]] = ..., lease_cut: _Optional[_Union[LeaseCut, _Mapping]] = ..., lease_progress: _Optional[_Union[LeaseProgress, _Mapping]] = ..., lease_end: _Optional[_Union[LeaseEnd, _Mapping]] = ..., have_map: _Optional[_Union[HaveMap, _Mapping]] = ..., have: _Optional[_Union[Have, _Mapping]] = ..., have_query: _Optional[_Union[HaveQuery, _Mapping]] = ..., node_progress: _Optional[_Union[NodeProgress, _Mapping]] = ..., pull_end: _Optional[_Union[PullEnd, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., limits_told: _Optional[_Union[LimitsTold, _Mapping]] = ..., limits_asked: _Optional[_Union[LimitsAsked, _Mapping]] = ..., hub_share: _Optional[_Union[HubShare, _Mapping]] = ..., suspect: _Optional[_Union[Suspect, _Mapping]] = ..., pull_note: _Optional[_Union[PullNote, _Mapping]] = ..., placement_asked: _Optional[_Union[PlacementAsked, _Mapping]] = ..., placement_told: _Optional[_Union[PlacementTold, _Mapping]] = ..., ticket_news: _Optional[_Union[TicketNews, _Mapping]] = ..., secret_news: _Optional[_Union[SecretNews, _Mapping]] = ..., secret_answer: _Optional[_Union[SecretAnswer, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("protocol", "node_id", "name", "version", "addresses", "piece_port", "incarnation", "grpc_port")
@@ -515,6 +519,22 @@ class TicketEntry(_message.Message):
     ends_at_s: float
     revoked: bool
     def __init__(self, id: _Optional[str] = ..., label: _Optional[str] = ..., made_by: _Optional[str] = ..., made_at_s: _Optional[float] = ..., ends_at_s: _Optional[float] = ..., revoked: _Optional[bool] = ...) -> None: ...
+
+class PlacementAsked(_message.Message):
+    __slots__ = ("key",)
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    def __init__(self, key: _Optional[str] = ...) -> None: ...
+
+class PlacementTold(_message.Message):
+    __slots__ = ("key", "notes", "at_s")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    NOTES_FIELD_NUMBER: _ClassVar[int]
+    AT_S_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    notes: str
+    at_s: float
+    def __init__(self, key: _Optional[str] = ..., notes: _Optional[str] = ..., at_s: _Optional[float] = ...) -> None: ...
 
 class SecretNews(_message.Message):
     __slots__ = ("secret",)
