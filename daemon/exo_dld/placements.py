@@ -118,6 +118,7 @@ class Placements:
                 key = message.placement_asked.key
                 _require(len(key) <= _MAX_KEY)
                 at_s, notes = self._own(key)
+                notes = notes if len(notes) <= _MAX_NOTES else ""
                 self._send(node, pb.LinkMessage(placement_told=pb.PlacementTold(key=key, notes=notes, at_s=at_s)))
             case "placement_told":
                 word = message.placement_told
@@ -136,7 +137,7 @@ class Placements:
     def _own(self, key: str) -> tuple[float, str]:
         notes = self._library.get(f"placement/{key}")
         at = self._library.get(f"placement-at/{key}")
-        return (float(at) if notes and at else 0.0), notes if len(notes) <= _MAX_NOTES else ""
+        return (float(at) if notes and at else 0.0), notes
 
 
 def _key(manifest: Manifest, place: str) -> str:
