@@ -173,10 +173,8 @@ def nginx_lab(
     config = write_config(
         folder / "nginx", model.root, port=HUB_PORT, listen=HUB_ADDRESS, send_buffer_bytes=_SEND_BUFFER_BYTES
     )
-    # One process: it dies with the run that started it, and a lone worker is all that the configuration asks for. It
-    # stands for a machine of its own: were it to wait for a processor with the nodes, links would stand idle that the
-    # least time counts on.
-    nginx = ["nice", "-n", "-10", str(find_tool("nginx")), "-c", str(config), "-e", str(folder / "nginx" / "error.log")]
+    # One process: it dies with the run that started it, and a lone worker is all that the configuration asks for.
+    nginx = [str(find_tool("nginx")), "-c", str(config), "-e", str(folder / "nginx" / "error.log")]
     return Lab(
         plans,
         folder=folder,
