@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import first_set, mask, run_end
@@ -20,6 +21,7 @@ __all__ = [
     "CostMap",
     "Lease",
     "ReadTwice",
+    "Split",
     "choose_run",
     "choose_split",
     "lease_part",
@@ -72,6 +74,14 @@ class Lease:
     def rest(self) -> int:
         """The pieces that are still to come, as a set."""
         return mask(self.position, self.end)
+
+
+class Split(NamedTuple):
+    """A cut: the new end of the lease, the seconds that this saves, and what the hub may have sent in vain, bytes."""
+
+    end: int
+    saved_s: float
+    wasted: float
 
 
 class CostMap:
@@ -159,15 +169,15 @@ class ReadTwice:
         self._raced += cost
         return True
 
-    def cut(self, rate: float, first: int, end: int, saved_s: float) -> bool:
-        """Pieces ``first <= i < end`` shall be taken from a lease that is read at ``rate``. Notes it where it may be.
+    def cut(self, split: Split, end: int) -> bool:
+        """The pieces ``split.end <= i < end`` shall be taken from a lease. Notes it where it may be.
 
-        The hub has sent on by then what the sockets on the way had room for. Where that saves ``saved_s`` of more than
-        half a second it may be twice as much in all.
+        The hub has sent on by then what the sockets on the way had room for. Where that saves more than half a second
+        it may be twice as much in all.
         """
-        waste = min(rate * _UNDER_WAY_S, self._costs.run(first, end))
+        waste = min(split.wasted, self._costs.run(split.end, end))
         allowed = max(_LEAST_CUT_BYTES, self._costs.of(self._needed()) * _CUT_PART)
-        if self._cut + waste > allowed * (2 if saved_s >= _LARGE_GAIN_S else 1):
+        if self._cut + waste > allowed * (2 if split.saved_s >= _LARGE_GAIN_S else 1):
             return False
         self._cut += waste
         return True
@@ -238,36 +248,49 @@ def choose_split(
     """
     rest = costs.at(end) - position
     taken = (rest - victim_rate * start_s) * thief_rate / (thief_rate + victim_rate)
-    cut = max(floor, costs.round_up(costs.at(end) - max(0.0, taken)))
-    if cut >= end:
-        return end, 0.0
+    even = costs.round_up(costs.at(end) - max(0.0, taken))
     before = rest / victim_rate
-    after = max((costs.at(cut) - position) / victim_rate, start_s + costs.run(cut, end) / thief_rate)
-    return cut, before - after
+    best = end, 0.0
+    for cut in (max(floor, even), max(floor, even - 1)):
+        if cut < end:
+            after = max((costs.at(cut) - position) / victim_rate, start_s + costs.run(cut, end) / thief_rate)
+            best = max(best, (cut, before - after), key=lambda x: x[1])
+    return best
 
 
-def split_lease(costs: CostMap, lease: Lease, *, rate: float, thief_rate: float, now: float) -> tuple[int, float]:
-    """Where to cut a lease that is read at ``rate`` for one that reads at ``thief_rate``; returns as `choose_split`."""
+def split_lease(costs: CostMap, lease: Lease, *, rate: float, thief_rate: float, now: float) -> Split:
+    """Where to cut a lease that is read at ``rate`` for one that reads at ``thief_rate``."""
     # It cannot be further than the piece that it is at: it would have told.
     piece = costs.run(lease.position, lease.position + 1)
     ahead = min(rate * (now - lease.moved_at), piece + rate * REPORT_S)
     position = min(costs.at(lease.position) + ahead, costs.at(lease.end))
-    floor = max(lease.position + 1, costs.round_up(position + rate * _MARGIN_S))
-    return choose_split(
-        costs,
-        position=position,
-        floor=floor,
-        end=lease.end,
-        victim_rate=rate,
-        thief_rate=thief_rate,
-        start_s=START_S,
+    least = lease.position + 1
+    floors = (max(least, costs.round_up(position + rate * _MARGIN_S)), least)
+    safe, near = (
+        choose_split(
+            costs,
+            position=position,
+            floor=floor,
+            end=lease.end,
+            victim_rate=rate,
+            thief_rate=thief_rate,
+            start_s=START_S,
+        )
+        for floor in floors
     )
+    # A slow node keeps its next piece for seconds. It may have begun it, but not for longer than it is silent about.
+    if near[1] >= safe[1] + _LARGE_GAIN_S:
+        return Split(*near, wasted=rate * (REPORT_S + _UNDER_WAY_S))
+    return Split(*safe, wasted=rate * _UNDER_WAY_S)
 
 
-def slowed_rate(costs: CostMap, lease: Lease, rate: float, now: float) -> float:
-    """What a lease is read at, bytes/s: a piece that takes longer than it should tells of a link that became slow."""
+def slowed_rate(costs: CostMap, lease: Lease, end: int, rate: float, now: float) -> float:
+    """What a lease is read at, bytes/s, where it gets to ``end`` just now, or will at the earliest.
+
+    Pieces that take longer than they should tell of a link that became slow, before the mean rate does.
+    """
     silent = now - lease.moved_at - REPORT_S
-    return min(rate, costs.run(lease.position, lease.position + 1) / silent) if silent > 0 else rate
+    return min(rate, costs.run(lease.position, end) / silent) if silent > 0 else rate
 
 
 def seconds_left(costs: CostMap, lease: Lease, rate: float, now: float) -> float:

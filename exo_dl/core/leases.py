@@ -224,10 +224,12 @@ class LeaseTable:
             self._actions.append(QueryHave(tuple(sorted(self._unanswered))))
 
     def _moved(self, lease: Lease, position: int, rate: float, now: float) -> None:
-        if rate > 0:
+        advances = lease.position < position <= self._manifest.piece_count
+        if rate > 0 and (advances or not lease.rate):
+            rate = policy.slowed_rate(self._costs, lease, position, rate, now) if advances else rate
             lease.rate = rate
             self._book.measured(lease.node, lease.slot, rate)
-        if not lease.position < position <= self._manifest.piece_count:
+        if not advances:
             return
         done = mask(lease.position, position)
         self._book.add(lease.node, done)
@@ -335,11 +337,11 @@ class LeaseTable:
         if victim is None:
             return False
         rate = self._rate(victim, now)
-        cut, saved_s = policy.split_lease(self._costs, victim, rate=rate, thief_rate=thief_rate, now=now)
-        if cut >= victim.end or saved_s < _GAIN_S or not self._twice.cut(rate, cut, victim.end, saved_s):
+        split = policy.split_lease(self._costs, victim, rate=rate, thief_rate=thief_rate, now=now)
+        if split.end >= victim.end or split.saved_s < _GAIN_S or not self._twice.cut(split, victim.end):
             return False
-        self._leases.cut(victim, cut, ask.node, ask.slot, now)
-        self._actions.append(Cut(victim.node, victim.lease_id, cut))
+        self._leases.cut(victim, split.end, ask.node, ask.slot, now)
+        self._actions.append(Cut(victim.node, victim.lease_id, split.end))
         return True
 
     def _answered(self, lease: Lease, end: int, now: float) -> bool:
@@ -375,7 +377,7 @@ class LeaseTable:
 
     def _rate(self, lease: Lease, now: float) -> float:
         rate = lease.rate or self._book.slot_rate(lease.node, lease.slot, now)
-        return policy.slowed_rate(self._costs, lease, rate, now)
+        return policy.slowed_rate(self._costs, lease, lease.position + 1, rate, now)
 
     def _eta(self, lease: Lease, now: float) -> float:
         return seconds_left(self._costs, lease, self._rate(lease, now), now)

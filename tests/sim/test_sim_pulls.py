@@ -172,16 +172,18 @@ def test_the_coordinator_dies_twice_in_a_row() -> None:
     assert sum(n.alive for n in nodes) == 3
 
 
-def test_work_moves_when_a_rate_falls_tenfold() -> None:
+@pytest.mark.parametrize("at_s", [0.4, 1.4, 2.0, 2.4, 3.2, 4.0, 4.6, 5.2])
+def test_work_moves_when_a_rate_falls_tenfold(at_s: float) -> None:
+    """At any moment: also when the leases that stand are nearly the last, and a piece of a slow one takes 2 s."""
     cluster, nodes = lab(3, size_mib=256)
     for node in nodes:
         cluster.add(node)
-    cluster.call_at(2.0, cluster.network.scale_link, ("hub", "n1"), 0.1)
+    cluster.call_at(at_s, cluster.network.scale_link, ("hub", "n1"), 0.1)
     report = cluster.run(until_s=200)
-    # 2 s at three links, the rest at 2.1 of them.
-    rest = cluster.manifest.total_bytes - 2.0 * 3 * 100 * MBIT
-    assert report.seconds <= 1.08 * (2.0 + rest / (2.1 * 100 * MBIT))
-    assert report.hub_ratio <= 1.02
+    # At three links until then, the rest at 2.1 of them.
+    rest = cluster.manifest.total_bytes - at_s * 3 * 100 * MBIT
+    assert report.seconds <= 1.08 * (at_s + rest / (2.1 * 100 * MBIT))
+    assert report.hub_ratio <= 1.01
 
 
 def test_the_command_prints_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exo_dl.core.lease_policy import BLOB_OVERHEAD_BYTES, CostMap, choose_run, choose_split
+from exo_dl.core.lease_policy import BLOB_OVERHEAD_BYTES, CostMap, Lease, choose_run, choose_split, split_lease
 from exo_dl.core.pieces import mask
 from exo_dl.sim.scenarios import model
 
@@ -55,3 +55,24 @@ def test_what_cannot_be_cut_is_left() -> None:
         costs, position=costs.at(99), floor=100, end=100, victim_rate=1e6, thief_rate=1e9, start_s=0.1
     )
     assert (cut, saved) == (100, 0.0)
+
+
+def test_a_last_piece_is_taken_from_one_that_is_much_slower() -> None:
+    """Shares are not rounded so that the slow one keeps the piece for which it takes longest."""
+    costs = CostMap(model(size_bytes=100 * MIB, files=1))
+    cut, saved = choose_split(
+        costs, position=costs.at(98), floor=99, end=100, victim_rate=5e5, thief_rate=5e6, start_s=0.1
+    )
+    assert cut == 99
+    assert saved == pytest.approx(MIB / 5e5, rel=0.01)
+
+
+@pytest.mark.parametrize(("silent_s", "wasted"), [(0.1, 0.06), (1.9, 0.36)], ids=["just told", "about to tell"])
+def test_of_a_slow_lease_at_most_the_piece_in_progress_is_left(silent_s: float, wasted: float) -> None:
+    """Where that may have been passed by now, so may a part of the next one have been read: for as long as it is."""
+    costs = CostMap(model(size_bytes=100 * MIB, files=1))
+    lease = Lease(1, "n1", 0, 90, 97, 95, 5e5, 0.0, 10.0)
+    split = split_lease(costs, lease, rate=5e5, thief_rate=5e6, now=10.0 + silent_s)
+    assert split.end == 96
+    assert split.saved_s >= 0.5
+    assert split.wasted == pytest.approx(5e5 * wasted)
