@@ -104,8 +104,7 @@ class Cluster:
         self._moved_at = 0.0
         self._timers: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = itertools.count()
-        self._flow_ids = itertools.count(1)
-        self._owners: dict[int, tuple[SimNode, Transfer]] = {}
+        self._owners: dict[Flow, tuple[SimNode, Transfer]] = {}
         self._links: dict[frozenset[str], _Link] = {}
         self._starts: dict[str, float] = {}
 
@@ -240,8 +239,7 @@ class Cluster:
     def _stop_between(self, a: str, b: str) -> None:
         for node, transfer in list(self._owners.values()):
             if {node.name, transfer.peer} == {a, b} and transfer.flow is not None:
-                transfer.flow.starts_at = float("inf")
-                self.network.touch()
+                self.network.hold(transfer.flow)
 
     def kill(self, name: str) -> None:
         """A node's process dies: its connections break at once."""
@@ -278,22 +276,18 @@ class Cluster:
 
     # ----------------------------------------------------------------- flows
 
-    def new_flow_id(self) -> int:
-        """The next flow's id."""
-        return next(self._flow_ids)
-
     def start_flow(self, node: SimNode, transfer: Transfer, flow: Flow) -> None:
         """A transfer's bytes set out."""
-        self._owners[flow.flow_id] = (node, transfer)
+        self._owners[flow] = (node, transfer)
         self.network.start(flow)
 
     def stop_flow(self, transfer: Transfer) -> None:
         """A transfer's bytes stop."""
         assert transfer.flow is not None  # noqa: S101 - the caller looked
-        self.network.stop(transfer.flow.flow_id)
-        self._owners.pop(transfer.flow.flow_id, None)
+        self.network.stop(transfer.flow)
+        self._owners.pop(transfer.flow, None)
         if transfer.peer and transfer.peer in self.nodes:
-            self.nodes[transfer.peer].wire.uploads.pop(transfer.flow.flow_id, None)
+            self.nodes[transfer.peer].wire.uploads.pop(transfer.flow, None)
 
     # ------------------------------------------------------------------- run
 
@@ -339,7 +333,7 @@ class Cluster:
         passed = self.network.advance(self._moved_at, self.now - self._moved_at)
         self._moved_at = self.now
         for flow, pieces in passed:
-            owner = self._owners.get(flow.flow_id)
+            owner = self._owners.get(flow)
             if owner is not None:
                 owner[0].wire.moved(owner[1], pieces)
 

@@ -91,8 +91,7 @@ def _hub_silent(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at: 
         node.wire.hub.silent = True
         for transfer in node.wire.transfers.values():
             if not transfer.peer and transfer.flow is not None:
-                transfer.flow.starts_at = float("inf")
-        cluster.network.touch()
+                cluster.network.hold(transfer.flow)
 
     def end() -> None:
         node.wire.hub.silent = False

@@ -1,18 +1,24 @@
 """A simulated network: flows of bytes that share links max-min fairly, as fluid.
 
 Every node has a link to the hub and an up and a down link on the LAN; the links to the hub may share an uplink. A flow
-crosses a few links; rates are those of progressive filling (Bertsekas & Gallager, Data Networks, 6.5.2), where links
-that would fill within a few percent of each other are filled together.
+crosses one or two of them (`exo_dl.sim.sharing` says at which rate). What is asked of all flows at every step is kept in
+arrays, in which each flow has one place while it lasts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
+
+from exo_dl.sim.sharing import max_min
 
 __all__ = ["Flow", "Network", "NodeSpec"]
 
-_TOGETHER = 1.03
+_SOON_S = 1e-6
+_NEAR_BYTES = 1e-6
+_MORE_PLACES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +33,12 @@ class NodeSpec:
 
 
 @dataclass(slots=True, eq=False)
-class _Link:
-    capacity: float
-    flows: dict[int, Flow] = field(default_factory=dict)
-    room: float = 0.0
-    count: int = 0
-
-
-@dataclass(slots=True, eq=False)
 class Flow:
-    """Bytes on their way. ``marks`` are byte positions whose passing is reported, ascending; the last is the end."""
+    """Bytes on their way. ``marks`` are byte positions whose passing is reported, ascending; the last is the end.
 
-    flow_id: int
+    ``rate`` and ``sent`` are those of the last `Network.look`.
+    """
+
     links: tuple[Hashable, ...]
     marks: list[tuple[int, int]]
     cap: float
@@ -46,8 +46,7 @@ class Flow:
     rate: float = 0.0
     sent: float = 0.0
     next_mark: int = 0
-    stopped: bool = False
-    path: tuple[_Link, ...] = ()
+    place: int = -1
 
     @property
     def done(self) -> bool:
@@ -66,8 +65,12 @@ class Network:
     """
 
     def __init__(self, *, uplink: float | None = None) -> None:
-        self._links: dict[Hashable, _Link] = {}
-        self.flows: dict[int, Flow] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._capacity = np.full(1, np.inf)  # the first one has no end: flows that cross one link cross that as well
+        self._flows: list[Flow | None] = []
+        self._free: list[int] = []
+        self._links = np.zeros((2, 0), np.int64)
+        self._cap = self._starts_at = self._rate = self._sent = self._mark = np.zeros(0)
         self.changed = False
         self.uplink = uplink
         if uplink is not None:
@@ -81,16 +84,15 @@ class Network:
 
     def set_link(self, key: Hashable, capacity: float) -> None:
         """Sets a link's rate, new or not."""
-        if key in self._links:
-            self._links[key].capacity = capacity
-        else:
-            self._links[key] = _Link(capacity)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._capacity)
+            self._capacity = np.append(self._capacity, capacity)
+        self._capacity[self._numbers[key]] = capacity
         self.changed = True
 
     def scale_link(self, key: Hashable, factor: float) -> None:
         """Multiplies a link's rate."""
-        self._links[key].capacity *= factor
-        self.changed = True
+        self.set_link(key, float(self._capacity[self._numbers[key]]) * factor)
 
     def hub_links(self, node: str) -> tuple[Hashable, ...]:
         """The links between the hub and ``node``."""
@@ -98,111 +100,90 @@ class Network:
 
     def start(self, flow: Flow) -> None:
         """A flow begins; bytes move from its ``starts_at`` on."""
-        self.flows[flow.flow_id] = flow
-        flow.path = tuple(self._links[key] for key in flow.links)
-        for link in flow.path:
-            link.flows[flow.flow_id] = flow
+        if not self._free:
+            self._grow()
+        at = flow.place = self._free.pop()
+        self._flows[at] = flow
+        first, *second = (self._numbers[key] for key in flow.links)
+        self._links[0, at], self._links[1, at] = first, second[0] if second else 0
+        self._cap[at], self._starts_at[at] = flow.cap, flow.starts_at
+        self._mark[at] = flow.marks[0][0]
         self.changed = True
 
-    def stop(self, flow_id: int) -> Flow | None:
-        """A flow ends, at its end or before."""
-        flow = self.flows.pop(flow_id, None)
-        if flow is not None:
-            for link in flow.path:
-                link.flows.pop(flow_id, None)
-            flow.stopped = True
+    def _grow(self) -> None:
+        count = max(_MORE_PLACES, len(self._flows))
+        self._free += range(len(self._flows) + count - 1, len(self._flows) - 1, -1)
+        self._flows += [None] * count
+        self._links = np.append(self._links, np.zeros((2, count), np.int64), axis=1)
+        nothing, never = np.zeros(count), np.full(count, np.inf)
+        self._cap, self._starts_at = np.append(self._cap, never), np.append(self._starts_at, never)
+        self._rate, self._sent = np.append(self._rate, nothing), np.append(self._sent, nothing)
+        self._mark = np.append(self._mark, never)
+
+    def stop(self, flow: Flow) -> None:
+        """A flow ends, at its end or before; nothing where it has ended."""
+        if flow.place < 0:
+            return
+        self.look(flow)
+        at, flow.place = flow.place, -1
+        self._flows[at] = None
+        self._free.append(at)
+        self._starts_at[at] = self._mark[at] = np.inf
+        self._rate[at] = self._sent[at] = 0.0
+        self.changed = True
+
+    def hold(self, flow: Flow) -> None:
+        """A flow's bytes move no more, though it has not ended."""
+        flow.starts_at = float("inf")
+        if flow.place >= 0:
+            self._starts_at[flow.place] = np.inf
+            self._rate[flow.place] = 0.0
             self.changed = True
-        return flow
 
-    def touch(self) -> None:
-        """Something about a flow changed that rates depend on."""
-        self.changed = True
+    def look(self, flow: Flow) -> None:
+        """Sets a flow's ``rate`` and ``sent``."""
+        if flow.place >= 0:
+            flow.rate, flow.sent = float(self._rate[flow.place]), float(self._sent[flow.place])
 
     def next_mark_in(self, now: float) -> float:
         """Seconds until the next flow passes a mark or begins, at the present rates; infinite when none will."""
         self._share(now)
-        least = float("inf")
-        soon = now + 1e-6
-        for flow in self.flows.values():
-            if flow.starts_at > soon:
-                wait = flow.starts_at - now
-            elif flow.rate > 0 and flow.next_mark < len(flow.marks):
-                wait = (flow.marks[flow.next_mark][0] - flow.sent) / flow.rate
-            else:
-                continue
-            if wait < least:
-                least = wait
-        return max(0.0, least)
+        moving = self._rate > 0
+        passing = (self._mark[moving] - self._sent[moving]) / self._rate[moving]
+        starting = self._starts_at[self._starts_at > now + _SOON_S] - now
+        return max(0.0, min(passing.min(initial=np.inf), starting.min(initial=np.inf)))
 
     def advance(self, now: float, seconds: float) -> list[tuple[Flow, list[int]]]:
         """Moves bytes from ``now`` on, at the rates of the last sharing.
 
         Returns the flows that passed marks, with the marks' labels.
         """
+        waits = self._starts_at - now
+        if np.any((waits > 0) & (waits <= seconds + _SOON_S)):
+            self.changed = True
+        self._sent += self._rate * seconds
         passed = []
-        for flow in self.flows.values():
-            span = seconds
-            if flow.starts_at > now:
-                span -= flow.starts_at - now
-                if span >= -1e-6:
-                    self.changed = True
-            if span <= 0:
-                continue
-            flow.sent += flow.rate * span
-            labels = []
-            while flow.next_mark < len(flow.marks) and flow.sent >= flow.marks[flow.next_mark][0] - 1e-6:
+        for at in np.flatnonzero(self._sent >= self._mark - _NEAR_BYTES).tolist():
+            flow = self._flows[at]
+            assert flow is not None  # noqa: S101 - a free place has no mark
+            sent, labels = self._sent[at] + _NEAR_BYTES, []
+            while not flow.done and sent >= flow.marks[flow.next_mark][0]:
                 labels.append(flow.marks[flow.next_mark][1])
                 flow.next_mark += 1
             if labels:
                 passed.append((flow, labels))
+            if flow.done:
+                self._mark[at], self._rate[at] = np.inf, 0.0
+                self.changed = True
+            else:
+                self._mark[at] = flow.marks[flow.next_mark][0]
         return passed
 
     def _share(self, now: float) -> None:
         if not self.changed:
             return
         self.changed = False
-        soon = now + 1e-6
-        opened: list[_Link] = []
-        pending: dict[int, Flow] = {}
-        capped: list[Flow] = []
-        for flow in self.flows.values():
-            flow.rate = 0.0
-            if flow.starts_at > soon or flow.next_mark >= len(flow.marks):
-                continue
-            pending[flow.flow_id] = flow
-            if flow.cap != float("inf"):
-                capped.append(flow)
-            for link in flow.path:
-                if not link.count:
-                    link.room = link.capacity
-                    opened.append(link)
-                link.count += 1
-        capped.sort(key=lambda f: f.cap, reverse=True)
-        while pending:
-            share = float("inf")
-            for link in opened:
-                if link.count and link.room / link.count < share:
-                    share = link.room / link.count
-            if capped and capped[-1].cap <= share:
-                while capped and capped[-1].cap <= share:
-                    flow = capped.pop()
-                    if flow.flow_id in pending:
-                        self._fill(flow, flow.cap, pending)
-                continue
-            limit = share * _TOGETHER
-            opened = [link for link in opened if link.count]
-            for full in [link for link in opened if link.room / link.count <= limit]:
-                for flow in full.flows.values():
-                    if flow.flow_id in pending:
-                        rate = flow.cap
-                        for link in flow.path:
-                            rate = min(rate, link.room / link.count)
-                        self._fill(flow, rate, pending)
-
-    @staticmethod
-    def _fill(flow: Flow, rate: float, pending: dict[int, Flow]) -> None:
-        flow.rate = rate = max(0.0, rate)
-        del pending[flow.flow_id]
-        for link in flow.path:
-            link.room = max(0.0, link.room - rate)
-            link.count -= 1
+        self._rate[:] = 0.0
+        active = np.flatnonzero((self._starts_at <= now + _SOON_S) & (self._mark < np.inf))
+        first, second = self._links[:, active]
+        self._rate[active] = max_min(self._capacity, first, second, self._cap[active])

@@ -91,9 +91,6 @@ class WireWorld(Protocol):
     def reachable(self, a: str, b: str) -> bool:
         """Whether bytes pass between two nodes."""
 
-    def new_flow_id(self) -> int:
-        """The next flow's id."""
-
     def start_flow(self, node: Any, transfer: Transfer, flow: Flow) -> None:
         """A transfer's bytes set out."""
 
@@ -115,7 +112,7 @@ class Wire:
         self._manifest = node.manifest
         self.hub = HubState()
         self.transfers: dict[int, Transfer] = {}
-        self.uploads: dict[int, str] = {}
+        self.uploads: dict[Flow, str] = {}
 
     def _marks(self, pieces: Sequence[int]) -> list[tuple[int, int]]:
         return list(zip(accumulate(self._manifest.piece_bytes(p) for p in pieces), pieces, strict=True))
@@ -149,8 +146,8 @@ class Wire:
             self._cluster.call_in(rtt, self.end, transfer, result)
             return
         links = (("up", action.peer), ("down", self._node.name))
-        flow = Flow(self._cluster.new_flow_id(), links, self._marks(pieces), float("inf"), now + rtt)
-        peer.wire.uploads[flow.flow_id] = self._node.name
+        flow = Flow(links, self._marks(pieces), float("inf"), now + rtt)
+        peer.wire.uploads[flow] = self._node.name
         self._begin(transfer, flow)
 
     def from_hub(self, action: sw.FetchFromHub) -> None:
@@ -166,7 +163,6 @@ class Wire:
             return
         links = self._cluster.network.hub_links(self._node.name)
         flow = Flow(
-            self._cluster.new_flow_id(),
             links,
             self._marks(range(action.first, action.end)),
             self._node.spec.hub_connection,
@@ -191,6 +187,7 @@ class Wire:
     def _count_waste(self, transfer: Transfer) -> None:
         # What is on its way, or in buffers, when a request is cut short.
         if not transfer.peer and transfer.flow is not None:
+            self._cluster.network.look(transfer.flow)
             self._node.count.hub_bytes += 64e3 + transfer.flow.rate * 0.02
 
     def moved(self, transfer: Transfer, pieces: list[int]) -> None:
@@ -225,6 +222,7 @@ class Wire:
             self._count_waste(transfer)
         flow = transfer.flow
         if flow is not None and not transfer.peer and not flow.done:
+            self._cluster.network.look(flow)
             before = flow.marks[flow.next_mark - 1][0] if flow.next_mark else 0
             self._node.count.hub_bytes += max(0.0, flow.sent - before)
         self._stop_flow(transfer)
@@ -239,6 +237,7 @@ class Wire:
             flow = transfer.flow
             if flow is None or self._node.frozen:
                 continue
+            self._cluster.network.look(flow)
             if flow.rate > 0 and flow.starts_at <= now:
                 transfer.moved_at = now
             elif now - transfer.moved_at > limit:
@@ -253,8 +252,7 @@ class Wire:
         """No byte moves any more: the process is stopped."""
         for transfer in self.transfers.values():
             if transfer.flow is not None:
-                transfer.flow.starts_at = float("inf")
-        self._cluster.network.touch()
+                self._cluster.network.hold(transfer.flow)
 
     def resume(self) -> None:
         """The process goes on, and finds its connections broken."""
