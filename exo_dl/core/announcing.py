@@ -12,15 +12,22 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from exo_dl.core.neighbours import ALL_UP_TO
 from exo_dl.core.swarm import Swarm
 
-__all__ = ["Announcing", "Word"]
+__all__ = ["Announcing", "Word", "progress_s"]
 
 _SOURCE_S = 0.05
 _LONGEST_S = 1.0
 _ENOUGH_BYTES = 16 << 20
 _PART_OF_LEFT = 0.1
 _PART_OF_GONE = 0.25
+_PROGRESS_S, _PROGRESS_MAX_S = 0.2, 1.0
+
+
+def progress_s(nodes: int) -> float:
+    """Seconds between two words about how much a node lacks, where that many others take part."""
+    return min(_PROGRESS_MAX_S, _PROGRESS_S * max(1.0, nodes / ALL_UP_TO))
 
 
 @dataclass(frozen=True, slots=True)

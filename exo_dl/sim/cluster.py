@@ -66,6 +66,13 @@ class _Link:
     queue: list[tuple[str, Message]] = field(default_factory=list)
 
 
+_WHOLE = _Link()
+
+
+def _pair(a: str, b: str) -> tuple[str, str]:
+    return (a, b) if a < b else (b, a)
+
+
 class Cluster:
     """The simulated world.
 
@@ -105,7 +112,8 @@ class Cluster:
         self._timers: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = itertools.count()
         self._owners: dict[Flow, tuple[SimNode, Transfer]] = {}
-        self._links: dict[frozenset[str], _Link] = {}
+        self._links: dict[tuple[str, str], _Link] = {}
+        self._linked: dict[str, tuple[str, ...]] = {}
         self._starts: dict[str, float] = {}
 
     # ----------------------------------------------------------------- setup
@@ -135,11 +143,14 @@ class Cluster:
             # A restarted initiator does not know how the pull went on: it takes part as everyone else does.
             claim = Claim(0, name)
         node.alive = True
-        others = [n for n in self.nodes.values() if n.alive and n is not node and not self._link(name, n.name).cut]
+        others = [n for n in self.nodes.values() if n.alive and n is not node and not self._state(name, n.name).cut]
         for other in others:
-            link = self._link(name, other.name)
-            link.lost, link.queue = False, []
-            link.generation += 1
+            if (link := self._links.get(_pair(name, other.name))) is not None:
+                link.lost, link.queue = False, []
+                link.generation += 1
+            elif node.life:
+                self._link(name, other.name).generation = 1
+        self._linked.clear()
         node.start(claim)
         for other in others:
             other.peer_up(name)
@@ -158,11 +169,27 @@ class Cluster:
     # ----------------------------------------------------------------- links
 
     def _link(self, a: str, b: str) -> _Link:
-        return self._links.setdefault(frozenset((a, b)), _Link())
+        return self._links.setdefault(_pair(a, b), _Link())
 
-    def linked(self, name: str) -> list[str]:
+    def _state(self, a: str, b: str) -> _Link:
+        """A link to look at: most of them never change, and are not kept."""
+        return self._links.get(_pair(a, b), _WHOLE)
+
+    def linked(self, name: str) -> tuple[str, ...]:
         """Nodes that ``name`` has a link with, as far as it knows."""
-        return [n.name for n in self.nodes.values() if n.name != name and n.alive and not self._link(name, n.name).lost]
+        if name not in self._linked:
+            others = (n.name for n in self.nodes.values() if n.name != name and n.alive)
+            self._linked[name] = tuple(other for other in others if not self._state(name, other).lost)
+        return self._linked[name]
+
+    def is_linked(self, a: str, b: str) -> bool:
+        """Whether ``a`` has a link with ``b``, as far as it knows."""
+        return self.nodes[b].alive and not self._state(a, b).lost
+
+    def claim_of(self, name: str) -> Claim | None:
+        """The claim to coordinate that a node believes."""
+        succession = self.nodes[name].succession
+        return succession.claim if succession is not None else None
 
     def about_to_start(self) -> list[str]:
         """Nodes that are there from the beginning, while it lasts."""
@@ -171,14 +198,14 @@ class Cluster:
     def reachable(self, a: str, b: str) -> bool:
         """Whether bytes pass between two nodes now."""
         x, y = self.nodes[a], self.nodes[b]
-        return x.alive and y.alive and not x.frozen and not y.frozen and not self._link(a, b).cut
+        return x.alive and y.alive and not x.frozen and not y.frozen and not self._state(a, b).cut
 
     def send(self, source: str, target: str, message: Message) -> None:
         """A message over the link of two nodes; lost with it, delivered late where the link is cut and mended."""
         if source == target:
             self.call_in(0.0, self._deliver, source, target, message, -1)
             return
-        link = self._link(source, target)
+        link = self._state(source, target)
         if link.lost:
             return
         if link.cut:
@@ -189,7 +216,7 @@ class Cluster:
     def _deliver(self, source: str, target: str, message: Message, generation: int) -> None:
         node = self.nodes[target]
         if source != target:
-            link = self._link(source, target)
+            link = self._state(source, target)
             if link.lost or link.generation != generation:
                 return
             if link.cut:
@@ -223,6 +250,7 @@ class Cluster:
         link = self._link(a, b)
         link.lost, link.queue = False, []
         link.generation += 1
+        self._linked.clear()
         self.nodes[a].peer_up(b)
         self.nodes[b].peer_up(a)
 
@@ -233,6 +261,7 @@ class Cluster:
         if link.lost or link.generation != generation or not (link.cut or frozen or gone):
             return
         link.lost, link.queue = True, []
+        self._linked.clear()
         self.nodes[a].peer_down(b)
         self.nodes[b].peer_down(a)
 
@@ -247,6 +276,7 @@ class Cluster:
         if not node.alive:
             return
         node.kill()
+        self._linked.clear()
         for owner, transfer in list(self._owners.values()):
             if transfer.peer == name:
                 self.call_in(0.01, owner.wire.end, transfer, FetchResult.FAILED)

@@ -10,7 +10,7 @@ import random
 
 from exo_dl.core import leases as lt
 from exo_dl.core import swarm as sw
-from exo_dl.core.announcing import Announcing, Word
+from exo_dl.core.announcing import Announcing, Word, progress_s
 from exo_dl.core.leases import LeaseTable
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.neighbours import Neighbourhood
@@ -22,7 +22,7 @@ from exo_dl.sim.world import Message, World
 
 __all__ = ["SimNode"]
 
-_PROGRESS_S = 0.2
+_MEET_S = 0.002  # all that come at about the same time are met together
 
 
 class SimNode:
@@ -75,6 +75,10 @@ class SimNode:
         self.life = 0
         self.announcing: Announcing | None = None
         self.neighbourhood = Neighbourhood("sim", self.name)
+        self._linked: tuple[str, ...] = ()
+        self._neighbours: tuple[str, ...] = ()
+        self._met: set[str] = set()
+        self._meets = False
         self._tells_at = float("inf")
         self._inbox: list[tuple[object, int]] = []
         self._swarm_tick = float("inf")
@@ -92,13 +96,14 @@ class SimNode:
         self.succession = Succession("sim", self.name, initiator=self.cluster.initiator, claim=claim)
         self.announcing = Announcing(self.swarm)
         self._tells_at = float("inf")
+        self._met.clear()
         self.table = None
         self.checking = self.disk
         if claim.node == self.name:
             self._coordinate(claim)
         self.cluster.call_in(self.check_s, self._checked, self.life)
         self.feed(sw.HubReady(self.hub_ok))
-        self.cluster.call_in(_PROGRESS_S, self._progress, self.life)
+        self.cluster.call_in(progress_s(1), self._progress, self.life)
         if self.checking:
             self.join_coordinator()
 
@@ -265,7 +270,21 @@ class SimNode:
 
     def neighbours(self) -> tuple[str, ...]:
         """The nodes with which this one exchanges have maps."""
-        return self.neighbourhood.among(self.cluster.linked(self.name))
+        linked = self.cluster.linked(self.name)
+        if linked is not self._linked:
+            self._linked, self._neighbours = linked, self.neighbourhood.among(linked)
+        return self._neighbours
+
+    def _meet(self) -> None:
+        """Tells neighbours that were not met yet what this node holds."""
+        self._meets = False
+        if self.alive and self.swarm is not None:
+            for peer in self.neighbours():
+                if peer not in self._met:
+                    self._met.add(peer)
+                    self.feed(sw.PeerJoined(peer))
+                    if self.swarm.have:
+                        self.send(peer, Message("have", sw.PeerHas(self.name, self.swarm.have)))
 
     def take_over(self) -> None:
         """The coordinator may be gone: claims the pull where this node is next."""
@@ -285,7 +304,7 @@ class SimNode:
         """Tells the coordinator what this node holds, wants and works on."""
         assert self.swarm is not None and self.succession is not None  # noqa: S101 - alive
         claim = self.succession.claim
-        if claim.node != self.name and claim.node not in self.cluster.linked(self.name):
+        if claim.node != self.name and not self.cluster.is_linked(self.name, claim.node):
             return
         joined = lt.NodeJoined(
             self.name,
@@ -302,11 +321,12 @@ class SimNode:
         """A link to ``peer`` stands."""
         if self.alive and self.swarm is not None and self.succession is not None:
             self.succession.node_up(peer)
-            if peer in self.neighbours():
-                self.feed(sw.PeerJoined(peer))
-            self.send(peer, Message("claim", None, self.succession.claim))
-            if self.swarm.have:
-                self.send(peer, Message("have", sw.PeerHas(self.name, self.swarm.have)))
+            self._met.discard(peer)
+            if not self._meets:
+                self._meets = True
+                self.cluster.call_in(_MEET_S, self._meet)
+            if self.cluster.claim_of(peer) != self.succession.claim:
+                self.send(peer, Message("claim", None, self.succession.claim))
             if self.succession.claim.node == peer:
                 self.join_coordinator()
 
@@ -346,7 +366,7 @@ class SimNode:
             for peer in self.neighbours():
                 self.cluster.send(self.name, peer, message)
         if self.frozen or self.swarm.lacking_bytes:
-            self.cluster.call_in(_PROGRESS_S, self._progress, life)
+            self.cluster.call_in(progress_s(len(self.cluster.linked(self.name))), self._progress, life)
 
     def _tell(self, word: Word) -> None:
         message = Message("have", sw.PeerHas(self.name, word.pieces))

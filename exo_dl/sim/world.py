@@ -34,8 +34,14 @@ class World(WireWorld, Protocol):
     def send(self, source: str, target: str, message: Message) -> None:
         """Sends over the link of two nodes."""
 
-    def linked(self, name: str) -> list[str]:
+    def linked(self, name: str) -> tuple[str, ...]:
         """Nodes that have a link with ``name``."""
+
+    def is_linked(self, a: str, b: str) -> bool:
+        """Whether two nodes have a link."""
+
+    def claim_of(self, name: str) -> Claim | None:
+        """The claim to coordinate that a node believes."""
 
     def about_to_start(self) -> list[str]:
         """Nodes that are there from the beginning."""
