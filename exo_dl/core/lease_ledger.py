@@ -23,7 +23,8 @@ class LeaseLedger:
     def __init__(self) -> None:
         self._leases: dict[int, Lease] = {}
         self._slots: dict[tuple[str, int], int] = {}
-        self._duplicates = 0
+        self._of_node: dict[str, dict[int, Lease]] = {}
+        self._doubles: dict[int, Lease] = {}
         self._cuts: dict[tuple[str, int], Lease] = {}
         self.leased = 0
 
@@ -36,6 +37,10 @@ class LeaseLedger:
 
     def __contains__(self, lease: Lease) -> bool:
         return lease.lease_id in self._leases
+
+    def of(self, node: str) -> tuple[Lease, ...]:
+        """The leases of a node as they stand now."""
+        return tuple(self._of_node.get(node, {}).values())
 
     def get(self, lease_id: int, node: str) -> Lease | None:
         """The lease of that id, when it stands and belongs to ``node``."""
@@ -50,17 +55,19 @@ class LeaseLedger:
         """Whether this connection holds a lease."""
         return (node, slot) in self._slots
 
-    @property
-    def duplicates(self) -> bool:
-        """Whether any lease doubles up another."""
-        return self._duplicates > 0
+    def overlapping(self, lease: Lease, pieces: int) -> list[Lease]:
+        """The other leases that are still to read some of ``pieces``, which are a part of this one's."""
+        others = self._leases if lease.duplicate else self._doubles
+        return [x for x in others.values() if x is not lease and x.rest & pieces]
 
     def add(self, lease: Lease) -> None:
         """A new lease; ``slot`` below 0 where it is not known."""
         self._leases[lease.lease_id] = lease
         if lease.slot >= 0:
             self._slots[lease.node, lease.slot] = lease.lease_id
-        self._duplicates += lease.duplicate
+        self._of_node.setdefault(lease.node, {})[lease.lease_id] = lease
+        if lease.duplicate:
+            self._doubles[lease.lease_id] = lease
         self.leased |= lease.rest
 
     def drop(self, lease: Lease) -> None:
@@ -68,15 +75,16 @@ class LeaseLedger:
         del self._leases[lease.lease_id]
         if self._slots.get((lease.node, lease.slot)) == lease.lease_id:
             del self._slots[lease.node, lease.slot]
-        self._duplicates -= lease.duplicate
+        del self._of_node[lease.node][lease.lease_id]
+        self._doubles.pop(lease.lease_id, None)
         self._cut_done(lease)
-        self._uncover(lease.rest)
+        self._uncover(lease, lease.rest)
 
     def shorten(self, lease: Lease, end: int) -> None:
         """A lease ends at ``end`` from now on."""
         gone = mask(end, lease.end)
         lease.end = end
-        self._uncover(gone)
+        self._uncover(lease, gone)
 
     def cut(self, lease: Lease, end: int, node: str, slot: int, now: float) -> None:
         """The lease's node was told to end it at ``end``, for this connection, and has not answered."""
@@ -96,7 +104,12 @@ class LeaseLedger:
     def victims(self, now: float) -> list[Lease]:
         """The leases whose end may be given to others."""
         known = [x for x in self._leases.values() if x.position > x.first or now - x.granted_at >= _YOUNG_S]
-        return [x for x in known if x.end > x.position and not x.duplicate and x.cut_for is None]
+        return [x for x in known if self.victim(x)]
+
+    def victim(self, lease: Lease) -> bool:
+        """Whether this lease stands, has an end to give, and is not giving one."""
+        free = lease.end > lease.position and not lease.duplicate and lease.cut_for is None
+        return free and lease.lease_id in self._leases
 
     def is_cut_for(self, node: str, slot: int) -> bool:
         """Whether some lease is being cut for this connection."""
@@ -118,10 +131,8 @@ class LeaseLedger:
         lease.position = position
 
     def doubled(self, lease: Lease) -> bool:
-        """Whether another lease doubles up what is left of this one."""
-        return self.duplicates and any(
-            x is not lease and x.duplicate and x.rest & lease.rest for x in self._leases.values()
-        )
+        """Whether another lease doubles up what is left of this one, which is no duplicate itself."""
+        return bool(self.overlapping(lease, lease.rest))
 
     def views(self) -> tuple[LeaseView, ...]:
         """All leases, for people and tests."""
@@ -130,8 +141,7 @@ class LeaseLedger:
             for x in self._leases.values()
         )
 
-    def _uncover(self, bits: int) -> None:
+    def _uncover(self, lease: Lease, bits: int) -> None:
         self.leased &= ~bits
-        if self._duplicates:
-            for other in self._leases.values():
-                self.leased |= other.rest & bits
+        for other in self.overlapping(lease, bits):
+            self.leased |= other.rest & bits

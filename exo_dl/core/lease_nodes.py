@@ -54,23 +54,35 @@ class Node:
 
 
 class NodeBook:
-    """All nodes of a pull, and the unions that leasing needs.
-
-    Attributes:
-        held: pieces that at least one node holds, as far as is known here.
-        needed: pieces that at least one node wants.
-        checking: pieces that some node may be about to find on its disks.
-    """
+    """All nodes of a pull, and the unions that leasing needs: made anew when somebody looks at them."""
 
     def __init__(self, shared_hub_bytes_per_s: float | None) -> None:
         self._shared = shared_hub_bytes_per_s
         self.nodes: dict[str, Node] = {}
-        self.held = 0
-        self.needed = 0
-        self.checking = 0
+        self._held = self._needed = self._checking = 0
+        self._apart = False
         self._sums_at: float | None = None
         self._total = 0.0
         self._mean_rate = 0.0
+        self._connections = 1
+
+    @property
+    def held(self) -> int:
+        """Pieces that at least one node holds, as far as is known here."""
+        self._unite()
+        return self._held
+
+    @property
+    def needed(self) -> int:
+        """Pieces that at least one node wants."""
+        self._unite()
+        return self._needed
+
+    @property
+    def checking(self) -> int:
+        """Pieces that some node may be about to find on its disks."""
+        self._unite()
+        return self._checking
 
     def joined(self, event: NodeJoined, every: int, now: float) -> bool:
         """Takes a node in, or what it tells anew. Returns whether it was known."""
@@ -84,32 +96,34 @@ class NodeBook:
         if event.hub_bytes_per_s > 0:
             node.guess = event.hub_bytes_per_s
         self._sums_at = None
-        if known:
-            self._unite()
-        else:
-            self.held |= node.have
-            self.needed |= node.want
-            self.checking |= node.checking
+        self._apart = self._apart or known
+        if not self._apart:
+            self._count(node)
         return known
 
     def lost(self, name: str) -> int:
         """Removes a node. Returns the pieces that only it held."""
         node = self.nodes.pop(name)
         self._sums_at = None
-        self._unite()
+        self._apart = True
         return node.have & ~self.held
 
     def add(self, name: str, pieces: int) -> None:
         """A node holds these pieces too."""
         self.nodes[name].have |= pieces
-        self.held |= pieces
+        self._held |= pieces
 
     def _unite(self) -> None:
-        self.held = self.needed = self.checking = 0
-        for node in self.nodes.values():
-            self.held |= node.have
-            self.needed |= node.want
-            self.checking |= node.checking
+        if self._apart:
+            self._apart = False
+            self._held = self._needed = self._checking = 0
+            for node in self.nodes.values():
+                self._count(node)
+
+    def _count(self, node: Node) -> None:
+        self._held |= node.have
+        self._needed |= node.want
+        self._checking |= node.checking
 
     # ------------------------------------------------------------------ rates
 
@@ -143,10 +157,10 @@ class NodeBook:
             return known
         return max(_CAUTIOUS_RATE, self._known_mean() / 8)
 
-    @property
-    def connections(self) -> int:
+    def connections(self, now: float) -> int:
         """How many connections there are, at least 1."""
-        return max(1, sum(max(1, len(node.rates)) for node in self.nodes.values()))
+        self._sums(now)
+        return self._connections
 
     def total_rate(self, now: float) -> float:
         """All nodes that read from the hub, or may be about to, bytes/s; above 0."""
@@ -163,6 +177,7 @@ class NodeBook:
             readers = (n for n in self.nodes.values() if n.wait_until <= now)
             total = sum(n.rate or mean for n in readers if n.asked or now - n.joined_at < _IDLE_S)
             self._total = total or mean
+            self._connections = max(1, sum(max(1, len(node.rates)) for node in self.nodes.values()))
         return self._total, self._mean_rate
 
     def _sums_changed(self) -> None:
@@ -196,7 +211,7 @@ class NodeBook:
         if node is None:
             return ""
         if event.result is not LeaseResult.DONE:
-            self._sums_at = None
+            self._sums_changed()
         retry_s = min(max(0.0, event.retry_after_s), 3600.0)
         match event.result:
             case LeaseResult.HUB_UNREACHABLE | LeaseResult.HUB_REFUSED:

@@ -19,10 +19,10 @@ import random
 from collections.abc import Collection
 from itertools import count
 
-from exo_dl.core import lease_policy as policy
+from exo_dl.core.lease_grants import Granting
 from exo_dl.core.lease_ledger import LeaseLedger
 from exo_dl.core.lease_nodes import Ask, NodeBook
-from exo_dl.core.lease_policy import START_S, CostMap, Lease, ReadTwice, choose_run, seconds_left
+from exo_dl.core.lease_policy import Lease
 from exo_dl.core.lease_types import (
     Cut,
     Fault,
@@ -62,10 +62,6 @@ __all__ = [
     "Tick",
 ]
 
-_FIRST_LEASE_BYTES = 16 << 20
-_ANSWER_S = 0.5  # a node answers a cut within milliseconds, unless it has no time at all
-_GAIN_S = 0.2  # each cut is a request more, and a round trip
-_TWICE_GAIN_S = 0.1  # a piece is read twice only for this much: on a busy machine rates waver by less
 _STALL_S = 3.0
 _STALL_TIMES = 4.0
 _GRACE_S = 3.0
@@ -97,19 +93,21 @@ class LeaseTable:
         patience_s: float = 1.0,
     ) -> None:
         self._manifest = manifest
-        self._costs = CostMap(manifest)
         self._rng = rng
-        self._ids = count((epoch << 32) + 1)
         self._book = NodeBook(shared_hub_bytes_per_s)
         self._leases = LeaseLedger()
-        self._parked: dict[tuple[str, int], Ask] = {}
-        self._doubt = 0
+        self._granting = Granting(
+            manifest,
+            self._book,
+            self._leases,
+            ids=count((epoch << 32) + 1),
+            emit=lambda action: self._actions.append(action),
+        )
         self._doubt_until = 0.0
         self._unanswered: set[str] = set()
         self._expected = set(expected)
         self._patience_s = patience_s
         self._quiet_until: float | None = None
-        self._twice = ReadTwice(self._costs, lambda: self._book.needed)
         self._tick_at: float | None = None
         self._actions: list[LeaseAction] = []
 
@@ -140,32 +138,40 @@ class LeaseTable:
         if self._quiet_until is None:
             self._quiet_until = now + self._patience_s
         self._actions = []
-        changed = True
+        asked: Ask | None = None
+        changed = False
         match event:
             case NodeJoined():
                 self._joined(event, now)
+                changed = True
             case NodeLost(node):
                 self._lost(node, now)
+                changed = True
             case LeaseAsked(name, slot, rate):
                 if name in self._book.nodes and not self._leases.busy(name, slot):
                     self._book.asked(name, slot, rate)
-                    self._parked[name, slot] = Ask(name, slot, now)
+                    asked = self._granting.parked[name, slot] = Ask(name, slot, now)
             case LeaseProgressed(node, lease_id, position, rate, end):
-                changed = False
                 if (lease := self._leases.get(lease_id, node)) is not None:
                     self._moved(lease, position, rate, now)
-                    changed = self._answered(lease, end, now)
+                    changed = self._granting.answered(lease, end, now)
             case LeaseEnded():
-                self._ended(event, now)
+                changed = self._ended(event, now)
             case Tick():
                 self._check_stalls(now)
-                self._check_cuts(now)
-        if self._doubt and (not self._unanswered or now >= self._doubt_until):
-            self._doubt = 0
-        if changed:
-            self._serve(now)
-        if self._parked or self._leases or self._doubt:
-            step = _PARKED_TICK_S if self._parked and self._leases else _TICK_S
+                self._granting.check_cuts(now)
+                changed = True
+        if self._granting.doubt and (not self._unanswered or now >= self._doubt_until):
+            self._granting.doubt = 0
+            changed = True
+        if self._expected and now < self._quiet_until:
+            pass
+        elif changed:
+            self._granting.serve_all(now)
+        elif asked is not None:
+            self._granting.serve_one(asked, now)
+        if self._granting.parked or self._leases or self._granting.doubt:
+            step = _PARKED_TICK_S if self._granting.parked and self._leases else _TICK_S
             if self._tick_at is None or self._tick_at <= now or self._tick_at > now + step:
                 self._tick_at = now + step
         else:
@@ -178,18 +184,17 @@ class LeaseTable:
         self._expected.discard(event.node)
         self._unanswered.discard(event.node)
         listed = {held.lease_id for held in event.leases}
-        for lease in self._leases:
+        for lease in self._leases.of(event.node):
             # A grant may have crossed with this message: only what should have been known by then is gone.
-            mine = lease.node == event.node and lease.lease_id not in listed
-            if mine and (not known or now - lease.granted_at > _GRACE_S):
+            if lease.lease_id not in listed and (not known or now - lease.granted_at > _GRACE_S):
                 self._leases.drop(lease)
         for held in event.leases:
             if not self._leases.knows(held.lease_id):
                 self._adopt(event.node, held, event.hub_bytes_per_s / len(event.leases), now)
             elif (same := self._leases.get(held.lease_id, event.node)) is not None:
                 self._moved(same, held.position, same.rate, now)
-                self._answered(same, held.end, now)
-        for lease in self._leases:
+                self._granting.answered(same, held.end, now)
+        for lease in self._leases if self._leases.leased & event.have else ():
             if lease.rest & self._book.held:
                 self._cut_held(lease)
 
@@ -211,14 +216,13 @@ class LeaseTable:
         node = self._book.nodes.get(name)
         if node is None:
             return
-        for lease in self._leases:
-            if lease.node == name:
-                self._leases.drop(lease)
-        for key in [k for k in self._parked if k[0] == name]:
-            del self._parked[key]
+        for lease in self._leases.of(name):
+            self._leases.drop(lease)
+        for key in [k for k in self._granting.parked if k[0] == name]:
+            del self._granting.parked[key]
         only_there = self._book.lost(name) & self._book.needed
         if only_there and self._book.nodes:
-            self._doubt |= only_there
+            self._granting.doubt |= only_there
             self._doubt_until = now + _DOUBT_S
             self._unanswered = set(self._book.nodes)
             self._actions.append(QueryHave(tuple(sorted(self._unanswered))))
@@ -226,8 +230,7 @@ class LeaseTable:
     def _moved(self, lease: Lease, position: int, rate: float, now: float) -> None:
         advances = lease.position < position <= self._manifest.piece_count
         if rate > 0 and (advances or not lease.rate):
-            rate = policy.slowed_rate(self._costs, lease, position, rate, now) if advances else rate
-            lease.rate = rate
+            lease.rate = rate = self._granting.bounded(lease, position, rate, now) if advances else rate
             self._book.measured(lease.node, lease.slot, rate)
         if not advances:
             return
@@ -236,22 +239,23 @@ class LeaseTable:
         self._leases.advance(lease, position)
         lease.moved_at = now
         self._book.nodes[lease.node].stalls = 0
-        if self._leases.duplicates:
-            for other in self._leases:
-                if other is not lease and other.rest & done:
-                    self._cut_held(other)
+        for other in self._leases.overlapping(lease, done):
+            self._cut_held(other)
 
-    def _ended(self, event: LeaseEnded, now: float) -> None:
-        slot = -1
+    def _ended(self, event: LeaseEnded, now: float) -> bool:
+        """A lease is over. Returns whether that changes anything for others: not where it was read to its end."""
+        slot, left = -1, False
         # Where the lease is unknown the message is late, but what it says about the hub holds all the same.
         if (lease := self._leases.get(event.lease_id, event.node)) is not None:
             slot = lease.slot
             self._moved(lease, event.position, 0.0, now)
             if lease in self._leases:
+                left = lease.end > lease.position
                 self._leases.drop(lease)
         fault = self._book.ended(event, slot, now)
         if fault:
             self._actions.append(Fault(fault))
+        return left
 
     # ---------------------------------------------------------------- removal
 
@@ -286,105 +290,8 @@ class LeaseTable:
             # Only what was granted after the last stall is waited for longer.
             times = node.stalls if lease.granted_at > node.stalled_at else max(0, node.stalls - 1)
             if silent > max(_STALL_S, _STALL_TIMES * piece_s) * 2**times:
-                self._book.measured(lease.node, lease.slot, self._rate(lease, now))
+                self._book.measured(lease.node, lease.slot, self._granting.rate(lease, now))
                 wait_s = self._book.stalled(lease.node, lease.slot, now)
                 self._take_back(lease)
                 told = f"{lease.node} read nothing from the hub for {silent:.1f} s"
                 self._actions.append(Fault(f"{told}: its lease goes to others, and it gets none for {wait_s:.0f} s."))
-
-    # --------------------------------------------------------------- granting
-
-    def _serve(self, now: float) -> None:
-        assert self._quiet_until is not None  # noqa: S101 - set by handle()
-        if not self._parked or (self._expected and now < self._quiet_until):
-            return
-        for ask in sorted(self._parked.values(), key=lambda a: -self._book.slot_rate(a.node, a.slot, now)):
-            if self._book.banned(ask.node, ask.slot, now):
-                continue
-            if not self._grant_free(ask, now) and not self._grant_tail(ask, now) and not self._grant_twice(ask, now):
-                # A slower one could gain even less.
-                break
-
-    def _grant_free(self, ask: Ask, now: float) -> bool:
-        free = self._book.needed & ~(self._book.held | self._leases.leased | self._book.checking | self._doubt)
-        if not free:
-            return False
-        node = self._book.nodes[ask.node]
-        rate = self._book.slot_rate(ask.node, ask.slot, now)
-        total_rate = self._book.total_rate(now)
-        left_s = self._costs.of(free | self._leases.leased) / total_rate
-        fair = rate * left_s
-        if self._book.known_rate(ask.node, ask.slot) > 0:
-            least = rate * policy.least_lease_s(self._costs.total / total_rate)
-            most = rate * policy.wave_s(total_rate, self._book.connections)
-            aim = min(max(fair * policy.lease_part(left_s), least), most)
-        else:
-            least, aim = 0.0, min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
-        first, end = choose_run(free & node.want or free, self._costs, aim=aim, least=min(least, fair) / 2)
-        piece_s = self._costs.run(first, first + 1) / rate
-        if piece_s > max(left_s, START_S) and any(x.rate > rate for x in self._leases):
-            # Alone with this piece it would take longer than the others need for all that is left.
-            return False
-        self._grant(ask, first, end, now, duplicate=False)
-        return True
-
-    def _grant_tail(self, ask: Ask, now: float) -> bool:
-        """Asks the node whose lease would end last to end it earlier; what it then says it leaves is free."""
-        if self._leases.is_cut_for(ask.node, ask.slot):
-            return True
-        thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
-        victim = max(self._leases.victims(now), key=lambda x: self._eta(x, now), default=None)
-        if victim is None:
-            return False
-        rate = self._rate(victim, now)
-        split = policy.split_lease(self._costs, victim, rate=rate, thief_rate=thief_rate, now=now)
-        if split.end >= victim.end or split.saved_s < _GAIN_S or not self._twice.cut(split, victim.end):
-            return False
-        self._leases.cut(victim, split.end, ask.node, ask.slot, now)
-        self._actions.append(Cut(victim.node, victim.lease_id, split.end))
-        return True
-
-    def _answered(self, lease: Lease, end: int, now: float) -> bool:
-        """The node of a lease said where it ends (0: nothing). Returns whether that changes anything."""
-        before, cut_for = lease.end, lease.cut_for
-        if not self._leases.ends_at(lease, end):
-            return False
-        ask = self._parked.get(cut_for) if cut_for is not None else None
-        if ask is not None and lease.end < before and not self._book.banned(ask.node, ask.slot, now):
-            self._grant(ask, lease.end, before, now, duplicate=False)
-        return True
-
-    def _check_cuts(self, now: float) -> None:
-        """A node that is late to answer may be reading on: what it was to leave is raced for, where that is allowed."""
-        for lease in self._leases.being_cut():
-            first = max(lease.cut, lease.position)
-            if now - lease.cut_at >= _ANSWER_S and self._twice.race(self._costs.run(first, lease.end)):
-                self._answered(lease, first, now)
-
-    def _grant_twice(self, ask: Ask, now: float) -> bool:
-        thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
-        for owner in sorted(self._leases.victims(now), key=lambda x: -self._eta(x, now))[:4]:
-            if owner.duplicate or owner.node == ask.node or self._leases.doubled(owner):
-                continue
-            cost = self._costs.run(owner.position, owner.end)
-            thief_s = START_S + cost / thief_rate
-            first_ever = owner.end - owner.position == 1
-            late = self._eta(owner, now) > 2 * thief_s + _TWICE_GAIN_S
-            if late and self._twice.race(cost, first_ever=first_ever):
-                self._grant(ask, owner.position, owner.end, now, duplicate=True)
-                return True
-        return False
-
-    def _rate(self, lease: Lease, now: float) -> float:
-        rate = lease.rate or self._book.slot_rate(lease.node, lease.slot, now)
-        return policy.slowed_rate(self._costs, lease, lease.position + 1, rate, now)
-
-    def _eta(self, lease: Lease, now: float) -> float:
-        return seconds_left(self._costs, lease, self._rate(lease, now), now)
-
-    def _grant(self, ask: Ask, first: int, end: int, now: float, *, duplicate: bool) -> None:
-        lease_id = next(self._ids)
-        rate = self._book.known_rate(ask.node, ask.slot)
-        self._leases.add(Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate))
-        self._parked.pop((ask.node, ask.slot), None)
-        self._actions.append(Grant(ask.node, ask.slot, lease_id, first, end))

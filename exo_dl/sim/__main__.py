@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         "announcements": report.announcements,
         "peer_requests": report.peer_requests,
         "refused": report.refused,
+        "coordinator_cpu_ms_per_node": round(report.coordinator_cpu_s * 1000 / args.nodes, 3),
         "faults": len(report.faults),
         "cpu_s": round(time.perf_counter() - started, 2),
     }

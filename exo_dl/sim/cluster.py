@@ -12,6 +12,7 @@ from exo_dl.core.bound import NodeRates, least_time, least_time_read_once
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.succession import Claim
 from exo_dl.core.swarm import FetchResult
+from exo_dl.sim.links import Links
 from exo_dl.sim.network import Flow, Network
 from exo_dl.sim.node import SimNode
 from exo_dl.sim.wire import Transfer
@@ -25,7 +26,10 @@ _KILL_DETECT_S = 0.5
 
 @dataclass(slots=True)
 class Report:
-    """What a run came to. Times in simulated seconds; ``hub_ratio`` is bytes sent by the hub per byte of the model."""
+    """What a run came to. Times in simulated seconds; ``hub_ratio`` is bytes sent by the hub per byte of the model.
+
+    ``coordinator_cpu_s`` is real: what this machine took for all that lease tables decided.
+    """
 
     seconds: float
     bound_s: float
@@ -38,6 +42,7 @@ class Report:
     peer_requests: int
     refused: int
     complete: bool
+    coordinator_cpu_s: float = field(default=0.0, compare=False)
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -54,23 +59,6 @@ class Report:
     def hub_ratio(self) -> float:
         """Bytes that the hub sent, by the size of the model."""
         return self.hub_bytes / self.model_bytes if self.model_bytes else 0.0
-
-
-@dataclass(slots=True)
-class _Link:
-    """The control stream between two nodes."""
-
-    cut: bool = False
-    lost: bool = False
-    generation: int = 0
-    queue: list[tuple[str, Message]] = field(default_factory=list)
-
-
-_WHOLE = _Link()
-
-
-def _pair(a: str, b: str) -> tuple[str, str]:
-    return (a, b) if a < b else (b, a)
 
 
 class Cluster:
@@ -112,7 +100,7 @@ class Cluster:
         self._timers: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._serial = itertools.count()
         self._owners: dict[Flow, tuple[SimNode, Transfer]] = {}
-        self._links: dict[tuple[str, str], _Link] = {}
+        self._links = Links()
         self._linked: dict[str, tuple[str, ...]] = {}
         self._starts: dict[str, float] = {}
 
@@ -143,13 +131,12 @@ class Cluster:
             # A restarted initiator does not know how the pull went on: it takes part as everyone else does.
             claim = Claim(0, name)
         node.alive = True
-        others = [n for n in self.nodes.values() if n.alive and n is not node and not self._state(name, n.name).cut]
+        others = [
+            n for n in self.nodes.values() if n.alive and n is not node and not self._links.look(name, n.name).cut
+        ]
         for other in others:
-            if (link := self._links.get(_pair(name, other.name))) is not None:
-                link.lost, link.queue = False, []
-                link.generation += 1
-            elif node.life:
-                self._link(name, other.name).generation = 1
+            if node.life or self._links.look(name, other.name).lost:
+                self._links.renew(name, other.name)
         self._linked.clear()
         node.start(claim)
         for other in others:
@@ -168,23 +155,16 @@ class Cluster:
 
     # ----------------------------------------------------------------- links
 
-    def _link(self, a: str, b: str) -> _Link:
-        return self._links.setdefault(_pair(a, b), _Link())
-
-    def _state(self, a: str, b: str) -> _Link:
-        """A link to look at: most of them never change, and are not kept."""
-        return self._links.get(_pair(a, b), _WHOLE)
-
     def linked(self, name: str) -> tuple[str, ...]:
         """Nodes that ``name`` has a link with, as far as it knows."""
         if name not in self._linked:
             others = (n.name for n in self.nodes.values() if n.name != name and n.alive)
-            self._linked[name] = tuple(other for other in others if not self._state(name, other).lost)
+            self._linked[name] = tuple(other for other in others if not self._links.look(name, other).lost)
         return self._linked[name]
 
     def is_linked(self, a: str, b: str) -> bool:
         """Whether ``a`` has a link with ``b``, as far as it knows."""
-        return self.nodes[b].alive and not self._state(a, b).lost
+        return self.nodes[b].alive and not self._links.look(a, b).lost
 
     def claim_of(self, name: str) -> Claim | None:
         """The claim to coordinate that a node believes."""
@@ -198,14 +178,14 @@ class Cluster:
     def reachable(self, a: str, b: str) -> bool:
         """Whether bytes pass between two nodes now."""
         x, y = self.nodes[a], self.nodes[b]
-        return x.alive and y.alive and not x.frozen and not y.frozen and not self._state(a, b).cut
+        return x.alive and y.alive and not x.frozen and not y.frozen and not self._links.look(a, b).cut
 
     def send(self, source: str, target: str, message: Message) -> None:
         """A message over the link of two nodes; lost with it, delivered late where the link is cut and mended."""
         if source == target:
             self.call_in(0.0, self._deliver, source, target, message, -1)
             return
-        link = self._state(source, target)
+        link = self._links.look(source, target)
         if link.lost:
             return
         if link.cut:
@@ -216,7 +196,7 @@ class Cluster:
     def _deliver(self, source: str, target: str, message: Message, generation: int) -> None:
         node = self.nodes[target]
         if source != target:
-            link = self._state(source, target)
+            link = self._links.look(source, target)
             if link.lost or link.generation != generation:
                 return
             if link.cut:
@@ -226,7 +206,7 @@ class Cluster:
 
     def cut(self, a: str, b: str) -> None:
         """Nothing passes between two nodes any more; both notice after some seconds."""
-        link = self._link(a, b)
+        link = self._links.of(a, b)
         if not link.cut:
             link.cut = True
             self._stop_between(a, b)
@@ -234,7 +214,7 @@ class Cluster:
 
     def mend(self, a: str, b: str) -> None:
         """The link is whole again."""
-        link = self._link(a, b)
+        link = self._links.of(a, b)
         if not link.cut:
             return
         link.cut = False
@@ -247,15 +227,13 @@ class Cluster:
             self._reconnect(a, b)
 
     def _reconnect(self, a: str, b: str) -> None:
-        link = self._link(a, b)
-        link.lost, link.queue = False, []
-        link.generation += 1
+        self._links.renew(a, b)
         self._linked.clear()
         self.nodes[a].peer_up(b)
         self.nodes[b].peer_up(a)
 
     def _notice(self, a: str, b: str, generation: int) -> None:
-        link = self._link(a, b)
+        link = self._links.of(a, b)
         frozen = self.nodes[a].frozen or self.nodes[b].frozen
         gone = not (self.nodes[a].alive and self.nodes[b].alive)
         if link.lost or link.generation != generation or not (link.cut or frozen or gone):
@@ -282,7 +260,9 @@ class Cluster:
                 self.call_in(0.01, owner.wire.end, transfer, FetchResult.FAILED)
         for other in self.nodes.values():
             if other is not node and other.alive:
-                self.call_in(_KILL_DETECT_S, self._notice, name, other.name, self._link(name, other.name).generation)
+                self.call_in(
+                    _KILL_DETECT_S, self._notice, name, other.name, self._links.of(name, other.name).generation
+                )
 
     def freeze(self, name: str) -> None:
         """A node is stopped; the others lose it after some seconds."""
@@ -292,7 +272,7 @@ class Cluster:
             for other in self.nodes.values():
                 if other is not node:
                     self._stop_between(name, other.name)
-                    self.call_in(_DETECT_S, self._notice, name, other.name, self._link(name, other.name).generation)
+                    self.call_in(_DETECT_S, self._notice, name, other.name, self._links.of(name, other.name).generation)
 
     def thaw(self, name: str) -> None:
         """A stopped node goes on, and makes the links anew that were lost."""
@@ -300,7 +280,7 @@ class Cluster:
         if node.alive and node.frozen:
             node.thaw()
             for other in list(self.nodes.values()):
-                link = self._link(name, other.name)
+                link = self._links.of(name, other.name)
                 if other is not node and other.alive and link.lost and not link.cut:
                     self._reconnect(name, other.name)
 
@@ -394,5 +374,6 @@ class Cluster:
             peer_requests=sum(n.count.peer_requests for n in self.nodes.values()),
             refused=sum(n.count.refused for n in self.nodes.values()),
             complete=finished_at is not None,
+            coordinator_cpu_s=sum(n.count.coordinator_cpu_s for n in self.nodes.values()),
             faults=[f"{n.name}: {line}" for n in self.nodes.values() for line in n.count.faults],
         )

@@ -1,8 +1,8 @@
 """A simulated network: flows of bytes that share links max-min fairly, as fluid.
 
 Every node has a link to the hub and an up and a down link on the LAN; the links to the hub may share an uplink. A flow
-crosses one or two of them (`exo_dl.sim.sharing` says at which rate). What is asked of all flows at every step is kept in
-arrays, in which each flow has one place while it lasts.
+crosses one or two of them (`exo_dl.sim.sharing` says at which rate). What is asked of all flows at every step is kept
+in arrays, in which each flow has one place while it lasts.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class Network:
         moving = self._rate > 0
         passing = (self._mark[moving] - self._sent[moving]) / self._rate[moving]
         starting = self._starts_at[self._starts_at > now + _SOON_S] - now
-        return max(0.0, min(passing.min(initial=np.inf), starting.min(initial=np.inf)))
+        return max(0.0, min(float(passing.min(initial=np.inf)), float(starting.min(initial=np.inf))))
 
     def advance(self, now: float, seconds: float) -> list[tuple[Flow, list[int]]]:
         """Moves bytes from ``now`` on, at the rates of the last sharing.

@@ -7,6 +7,7 @@ and transfers, and what becomes of these comes back as events.
 from __future__ import annotations
 
 import random
+import time
 
 from exo_dl.core import leases as lt
 from exo_dl.core import swarm as sw
@@ -16,6 +17,7 @@ from exo_dl.core.manifest import Manifest
 from exo_dl.core.neighbours import Neighbourhood
 from exo_dl.core.succession import Claim, Succession
 from exo_dl.core.swarm import Swarm
+from exo_dl.sim.alarm import Alarm
 from exo_dl.sim.network import NodeSpec
 from exo_dl.sim.wire import Counters, Wire
 from exo_dl.sim.world import Message, World
@@ -81,8 +83,8 @@ class SimNode:
         self._meets = False
         self._tells_at = float("inf")
         self._inbox: list[tuple[object, int]] = []
-        self._swarm_tick = float("inf")
-        self._table_tick = float("inf")
+        self._swarm_alarm = Alarm(self, lambda: self._to_swarm(sw.Tick()))
+        self._table_alarm = Alarm(self, lambda: self._to_table(lt.Tick()))
 
     # ------------------------------------------------------------------ life
 
@@ -97,6 +99,7 @@ class SimNode:
         self.announcing = Announcing(self.swarm)
         self._tells_at = float("inf")
         self._met.clear()
+        self._swarm_alarm.clear()
         self.table = None
         self.checking = self.disk
         if claim.node == self.name:
@@ -163,13 +166,17 @@ class SimNode:
             return
         for action in self.swarm.handle(event, self.cluster.now):
             self._do(action)
-        self._arm()
+        if self.swarm is not None:
+            self._swarm_alarm.arm(self.swarm.next_deadline())
 
     def _to_table(self, event: lt.LeaseEvent) -> None:
         if self.table is None or self.succession is None:
             return
         claim = self.succession.claim
-        for action in self.table.handle(event, self.cluster.now):
+        began = time.process_time()
+        actions = self.table.handle(event, self.cluster.now)
+        self.count.coordinator_cpu_s += time.process_time() - began
+        for action in actions:
             match action:
                 case lt.Grant(node):
                     self.send(node, Message("grant", action, claim))
@@ -180,41 +187,8 @@ class SimNode:
                         self.send(node, Message("query", None, claim))
                 case lt.Fault(text):
                     self.count.faults.append(f"{self.cluster.now:.2f} {text}")
-        self._arm()
-
-    def _arm(self) -> None:
-        for kind, machine in (("swarm", self.swarm), ("table", self.table)):
-            at = machine.next_deadline() if machine is not None else None
-            if at is None:
-                continue
-            current = self._swarm_tick if kind == "swarm" else self._table_tick
-            if at < current - 1e-9:
-                if kind == "swarm":
-                    self._swarm_tick = at
-                else:
-                    self._table_tick = at
-                self.cluster.call_at(max(at, self.cluster.now + 1e-4), self._tick, kind, at, self.life)
-
-    def _tick(self, kind: str, at: float, life: int) -> None:
-        if life != self.life:
-            self._swarm_tick = self._table_tick = float("inf")
-            return
-        if kind == "swarm" and at == self._swarm_tick:
-            self._swarm_tick = float("inf")
-        elif kind == "table" and at == self._table_tick:
-            self._table_tick = float("inf")
-        else:
-            return
-        self._tick_later(kind, life)
-
-    def _tick_later(self, kind: str, life: int) -> None:
-        if life == self.life and self.alive:
-            if self.frozen:
-                self.cluster.call_in(0.5, self._tick_later, kind, life)
-            elif kind == "swarm":
-                self._to_swarm(sw.Tick())
-            else:
-                self._to_table(lt.Tick())
+        if self.table is not None:
+            self._table_alarm.arm(self.table.next_deadline())
 
     # -------------------------------------------------------------- messages
 
@@ -266,7 +240,7 @@ class SimNode:
             expected=expected,
             **self.cluster.table_options,
         )
-        self._table_tick = float("inf")
+        self._table_alarm.clear()
 
     def neighbours(self) -> tuple[str, ...]:
         """The nodes with which this one exchanges have maps."""
@@ -278,13 +252,12 @@ class SimNode:
     def _meet(self) -> None:
         """Tells neighbours that were not met yet what this node holds."""
         self._meets = False
-        if self.alive and self.swarm is not None:
-            for peer in self.neighbours():
-                if peer not in self._met:
-                    self._met.add(peer)
-                    self.feed(sw.PeerJoined(peer))
-                    if self.swarm.have:
-                        self.send(peer, Message("have", sw.PeerHas(self.name, self.swarm.have)))
+        for peer in self.neighbours() if self.swarm is not None else ():
+            if peer not in self._met:
+                self._met.add(peer)
+                self.feed(sw.PeerJoined(peer))
+                if self.swarm is not None and self.swarm.have:
+                    self.send(peer, Message("have", sw.PeerHas(self.name, self.swarm.have)))
 
     def take_over(self) -> None:
         """The coordinator may be gone: claims the pull where this node is next."""

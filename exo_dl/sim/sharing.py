@@ -1,7 +1,7 @@
 """How links are shared among the flows that cross them: max-min fairness over arrays of flows and links.
 
-Progressive filling (Bertsekas & Gallager, Data Networks, 6.5.2), with all links at once that are the narrowest for every
-flow they carry: these fill before any other link that such a flow crosses, in whatever order (Ros-Giralt et al. 2020).
+Progressive filling (Bertsekas & Gallager, Data Networks, 6.5.2), with all links at once that are the narrowest for
+every flow that they carry: these fill before any other link that such a flow crosses, in whatever order.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def max_min(capacity: Floats, first: Ints, second: Ints, cap: Floats) -> Floats:
         fair = np.minimum(at_first, at_second)
         # A link is full when none of its flows gets less elsewhere than this link has for it.
         limit = np.minimum(fair, cap)
-        wider = np.bincount(first, limit < at_first * _NEAR, links) + np.bincount(second, limit < at_second * _NEAR, links)
+        wider = np.bincount(first, limit < at_first * _NEAR, links) + np.bincount(
+            second, limit < at_second * _NEAR, links
+        )
         full = wider == 0
         done = full[first] | full[second] | (cap <= fair)
         rate = limit[done]

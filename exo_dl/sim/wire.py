@@ -52,6 +52,7 @@ class Counters:
     announcements: int = 0
     peer_requests: int = 0
     refused: int = 0
+    coordinator_cpu_s: float = 0.0
     faults: list[str] = field(default_factory=list)
 
 

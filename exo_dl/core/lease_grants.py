@@ -1,0 +1,191 @@
+"""What the coordinator gives to connections that ask: free pieces, tails of other leases, pieces to be read twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from exo_dl.core import lease_policy as policy
+from exo_dl.core.lease_ledger import LeaseLedger
+from exo_dl.core.lease_nodes import Ask, NodeBook
+from exo_dl.core.lease_policy import START_S, CostMap, Lease, ReadTwice, choose_run, seconds_left
+from exo_dl.core.lease_types import Cut, Grant, LeaseAction
+from exo_dl.core.manifest import Manifest
+
+__all__ = ["Granting"]
+
+_FIRST_LEASE_BYTES = 16 << 20
+_ANSWER_S = 0.5  # a node answers a cut within milliseconds, unless it has no time at all
+_GAIN_S = 0.2  # each cut is a request more, and a round trip
+_TWICE_GAIN_S = 0.1  # a piece is read twice only for this much: on a busy machine rates waver by less
+_LOOK_S = 50e-6  # between two looks at all leases, for each of them: a few hundredths of a core
+_RACED = 4  # leases that are looked at for a race
+
+
+class Granting:
+    """The part of a lease table that decides who gets what.
+
+    Args:
+        manifest: what is pulled.
+        book: the nodes.
+        leases: the leases that stand.
+        ids: the ids of new ones.
+        emit: takes actions.
+
+    Attributes:
+        parked: the connections that wait for a lease.
+        doubt: pieces that are not given away, because somebody may hold them.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        book: NodeBook,
+        leases: LeaseLedger,
+        *,
+        ids: Iterator[int],
+        emit: Callable[[LeaseAction], None],
+    ) -> None:
+        self._costs = CostMap(manifest)
+        self._book = book
+        self._leases = leases
+        self._ids = ids
+        self._emit = emit
+        self.parked: dict[tuple[str, int], Ask] = {}
+        self.doubt = 0
+        self._twice = ReadTwice(self._costs, lambda: book.needed)
+        self._refused_rate = 0.0
+        self._look_at = self._last_at = float("-inf")
+        self._last: list[Lease] = []
+
+    def serve_all(self, now: float) -> None:
+        """Gives all that wait what there is, the fastest first."""
+        self._refused_rate = 0.0
+        if not self.parked or not self._may_serve(now):
+            return
+        for ask in sorted(self.parked.values(), key=lambda a: -self._book.slot_rate(a.node, a.slot, now)):
+            if not self._book.banned(ask.node, ask.slot, now) and not self._serve(ask, now):
+                # A slower one could gain even less.
+                break
+
+    def serve_one(self, ask: Ask, now: float) -> None:
+        """Gives a connection that has just asked what there is: those that wait already got nothing a moment ago."""
+        faster = self._book.slot_rate(ask.node, ask.slot, now) > self._refused_rate
+        if faster and self._may_serve(now) and not self._book.banned(ask.node, ask.slot, now):
+            self._serve(ask, now)
+
+    def _may_serve(self, now: float) -> bool:
+        return bool(self.free) or (bool(self._leases) and now >= self._look_at)
+
+    @property
+    def free(self) -> int:
+        """Pieces that somebody wants and nobody holds, reads or is about to find on its disks."""
+        return self._book.needed & ~(self._book.held | self._leases.leased | self._book.checking | self.doubt)
+
+    def _serve(self, ask: Ask, now: float) -> bool:
+        if self._grant_free(ask, now) or self._grant_tail(ask, now) or self._grant_twice(ask, now):
+            return True
+        self._refused_rate = max(self._refused_rate, self._book.slot_rate(ask.node, ask.slot, now))
+        return False
+
+    def _last_to_end(self, now: float) -> Iterator[Lease]:
+        """The leases whose end may be given to others, those first that would end last."""
+        if now >= self._look_at:
+            # All leases are looked at: the more there are, the more rarely.
+            self._look_at = now + len(self._leases) * _LOOK_S
+            self._last = sorted(self._leases.victims(now), key=lambda x: self._eta(x, now))
+            self._last_at = now
+        if self._last_at != now:
+            return iter(())
+        while self._last and not self._leases.victim(self._last[-1]):
+            del self._last[-1]
+        return filter(self._leases.victim, reversed(self._last))
+
+    def _grant_free(self, ask: Ask, now: float) -> bool:
+        free = self.free
+        if not free:
+            return False
+        node = self._book.nodes[ask.node]
+        rate = self._book.slot_rate(ask.node, ask.slot, now)
+        total_rate = self._book.total_rate(now)
+        left_s = self._costs.of(free | self._leases.leased) / total_rate
+        fair = rate * left_s
+        if self._book.known_rate(ask.node, ask.slot) > 0:
+            least = rate * policy.least_lease_s(self._costs.total / total_rate)
+            most = rate * policy.wave_s(total_rate, self._book.connections(now))
+            aim = min(max(fair * policy.lease_part(left_s), least), most)
+        else:
+            least, aim = 0.0, min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
+        first, end = choose_run(free & node.want or free, self._costs, aim=aim, least=min(least, fair) / 2)
+        piece_s = self._costs.run(first, first + 1) / rate
+        if piece_s > max(left_s, START_S) and any(x.rate > rate for x in self._leases):
+            # Alone with this piece it would take longer than the others need for all that is left.
+            return False
+        self._grant(ask, first, end, now, duplicate=False)
+        return True
+
+    def _grant_tail(self, ask: Ask, now: float) -> bool:
+        """Asks the node whose lease would end last to end it earlier; what it then says it leaves is free."""
+        if self._leases.is_cut_for(ask.node, ask.slot):
+            return True
+        thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
+        victim = next(self._last_to_end(now), None)
+        if victim is None:
+            return False
+        rate = self.rate(victim, now)
+        split = policy.split_lease(self._costs, victim, rate=rate, thief_rate=thief_rate, now=now)
+        if split.end >= victim.end or split.saved_s < _GAIN_S or not self._twice.cut(split, victim.end):
+            return False
+        self._leases.cut(victim, split.end, ask.node, ask.slot, now)
+        self._emit(Cut(victim.node, victim.lease_id, split.end))
+        return True
+
+    def answered(self, lease: Lease, end: int, now: float) -> bool:
+        """The node of a lease said where it ends (0: nothing). Returns whether that changes anything."""
+        before, cut_for = lease.end, lease.cut_for
+        if not self._leases.ends_at(lease, end):
+            return False
+        ask = self.parked.get(cut_for) if cut_for is not None else None
+        if ask is not None and lease.end < before and not self._book.banned(ask.node, ask.slot, now):
+            self._grant(ask, lease.end, before, now, duplicate=False)
+        return True
+
+    def check_cuts(self, now: float) -> None:
+        """A node that is late to answer may be reading on: what it was to leave is raced for, where that is allowed."""
+        for lease in self._leases.being_cut():
+            first = max(lease.cut, lease.position)
+            if now - lease.cut_at >= _ANSWER_S and self._twice.race(self._costs.run(first, lease.end)):
+                self.answered(lease, first, now)
+
+    def _grant_twice(self, ask: Ask, now: float) -> bool:
+        thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
+        for owner in islice(self._last_to_end(now), _RACED):
+            if owner.node == ask.node or self._leases.doubled(owner):
+                continue
+            cost = self._costs.run(owner.position, owner.end)
+            thief_s = START_S + cost / thief_rate
+            first_ever = owner.end - owner.position == 1
+            late = self._eta(owner, now) > 2 * thief_s + _TWICE_GAIN_S
+            if late and self._twice.race(cost, first_ever=first_ever):
+                self._grant(ask, owner.position, owner.end, now, duplicate=True)
+                return True
+        return False
+
+    def rate(self, lease: Lease, now: float) -> float:
+        """What a lease is read at, bytes/s, as far as it can be seen from here."""
+        rate = lease.rate or self._book.slot_rate(lease.node, lease.slot, now)
+        return self.bounded(lease, lease.position + 1, rate, now)
+
+    def bounded(self, lease: Lease, position: int, rate: float, now: float) -> float:
+        """What is left of ``rate`` for a lease that is at ``position`` just now, or will be there at the earliest."""
+        return policy.slowed_rate(self._costs, lease, position, rate, now)
+
+    def _eta(self, lease: Lease, now: float) -> float:
+        return seconds_left(self._costs, lease, self.rate(lease, now), now)
+
+    def _grant(self, ask: Ask, first: int, end: int, now: float, *, duplicate: bool) -> None:
+        lease_id = next(self._ids)
+        rate = self._book.known_rate(ask.node, ask.slot)
+        self._leases.add(Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate))
+        self.parked.pop((ask.node, ask.slot), None)
+        self._emit(Grant(ask.node, ask.slot, lease_id, first, end))
