@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left, insort
 from collections.abc import Collection
+from functools import lru_cache
 
 __all__ = ["ALL_UP_TO", "Neighbourhood"]
 
@@ -63,4 +64,9 @@ class Neighbourhood:
         self._neighbours = tuple(sorted(chosen - {self._node}))
 
     def _key(self, number: int, node: str) -> tuple[bytes, str]:
-        return hashlib.sha256(f"{self._pull_id}\0{number}\0{node}".encode()).digest()[:8], node
+        return _hash(self._pull_id, number, node), node
+
+
+@lru_cache(maxsize=1 << 14)
+def _hash(pull_id: str, number: int, node: str) -> bytes:
+    return hashlib.sha256(f"{pull_id}\0{number}\0{node}".encode()).digest()[:8]

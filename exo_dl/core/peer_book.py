@@ -72,6 +72,7 @@ class Peer:
     failures: int = 0
     strikes: int = 0
     lacking: int = 0
+    behind: int = 0
     gained_at: float = float("-inf")
 
     @property
@@ -144,17 +145,21 @@ class PeerBook:
             self._shares = None
         return peer
 
-    def lacks(self, name: str, byte_count: int, now: float) -> None:
-        """A peer lacks this many bytes of what it wants."""
+    def lacks(self, name: str, byte_count: int, own: int, now: float) -> None:
+        """A peer lacks this many bytes of what it wants, while this node lacks ``own``."""
         peer = self.peers.get(name)
         if peer is not None:
             if byte_count < peer.lacking:
                 peer.gained_at = now
             peer.lacking = byte_count
+            peer.behind = byte_count - own
 
-    def most_lacking(self, now: float) -> int:
-        """Bytes that the peer lacks which lacks the most, of those that gained some lately."""
-        return max((p.lacking for p in self.peers.values() if now - p.gained_at < _GAINING_S), default=0)
+    def most_behind(self, now: float) -> int:
+        """Bytes that the peer lacks more than this node which lacks the most, of those that gained some lately.
+
+        Each was compared when its word came: while both go on their difference stays, but what it lacked does not.
+        """
+        return max((p.behind for p in self.peers.values() if now - p.gained_at < _GAINING_S), default=0)
 
     def eligible(self, now: float) -> list[Peer]:
         """Peers that may be asked now."""

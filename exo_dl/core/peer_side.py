@@ -77,8 +77,7 @@ class PeerSide:
         """
         if self.flying < _FEW or self.flying >= self._limit:
             return self.flying < self._limit
-        ahead = self.book.most_lacking(now) - lacking_bytes
-        return ahead <= max(self.meter.rate(now) * _AHEAD_S, lacking_bytes * _AHEAD_PART)
+        return self.book.most_behind(now) <= max(self.meter.rate(now) * _AHEAD_S, lacking_bytes * _AHEAD_PART)
 
     # ----------------------------------------------------------------- events
 

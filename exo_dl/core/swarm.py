@@ -259,7 +259,7 @@ class Swarm:
             case FetchEnded():
                 self._ended(event, now)
             case PeerLacks(peer, byte_count):
-                self._book.lacks(peer, byte_count, now)
+                self._book.lacks(peer, byte_count, self._lacking_bytes, now)
                 return False
             case Tick():
                 self._peers.check_stalls(now)
