@@ -64,6 +64,7 @@ class NodeBook:
         self._sums_at: float | None = None
         self._total = 0.0
         self._mean_rate = 0.0
+        self._known = 0.0
         self._connections = 1
 
     @property
@@ -150,12 +151,13 @@ class NodeBook:
         """The connection's rate, or the mean of those that are known."""
         return self.known_rate(name, slot) or self._sums(now)[1]
 
-    def cautious_rate(self, name: str, slot: int) -> float:
+    def cautious_rate(self, name: str, slot: int, now: float) -> float:
         """A rate that the connection reaches in all likelihood: to tell a slow one from one that stands still."""
         known = self.known_rate(name, slot)
         if known > 0:
             return known
-        return max(_CAUTIOUS_RATE, self._known_mean() / 8)
+        self._sums(now)
+        return max(_CAUTIOUS_RATE, self._known / 8)
 
     def connections(self, now: float) -> int:
         """How many connections there are, at least 1."""
@@ -170,7 +172,7 @@ class NodeBook:
         """Total and mean rate, from at most a moment ago: with many nodes there are many asks in a moment."""
         if self._sums_at is None or not self._sums_at <= now < self._sums_at + _SUMS_HOLD_S:
             self._sums_at = now
-            mean = self._known_mean()
+            mean = self._known = self._known_mean()
             if not mean:
                 mean = self._shared / max(1, len(self.nodes)) if self._shared else DEFAULT_RATE
             self._mean_rate = mean

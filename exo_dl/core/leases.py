@@ -285,7 +285,7 @@ class LeaseTable:
                 self._leases.drop(lease)
                 continue
             node = self._book.nodes[lease.node]
-            rate = lease.rate or self._book.cautious_rate(lease.node, lease.slot)
+            rate = lease.rate or self._book.cautious_rate(lease.node, lease.slot, now)
             piece_s = self._manifest.piece_bytes(lease.position) / rate
             # Only what was granted after the last stall is waited for longer.
             times = node.stalls if lease.granted_at > node.stalled_at else max(0, node.stalls - 1)

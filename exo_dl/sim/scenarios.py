@@ -74,6 +74,7 @@ SCENARIOS: dict[str, tuple[_Rates, float | None]] = {
     "slow-lan": (_even(1000, 100), None),
     "equal-lan": (_even(100, 100), None),
     "one-fast": (_one_fast, None),
+    "hall": (_even(1000, 10_000), 8000 * MBIT),
 }
 
 
