@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -290,3 +292,51 @@ def test_hundreds_of_nodes_get_one_lease_each() -> None:
     views = bench.table.leases()
     assert len(views) == 300
     assert sum(v.end - v.first for v in views) <= bench.manifest.piece_count
+
+
+def pull_with(nodes: int) -> Iterator[LeaseEvent]:
+    """What a table hears of that many nodes of two connections each, from their joining to the end of their leases."""
+    bench = Bench(size_mib=nodes * 128)
+    names = [f"n{index}" for index in range(nodes)]
+    slots = [(name, slot) for name in names for slot in (0, 1)]
+
+    def hears(event: LeaseEvent) -> LeaseEvent:
+        bench.send(event)
+        return event
+
+    for name in names:
+        yield hears(NodeJoined(name, 0, 0, bench.every, (), 0.0))
+    for name, slot in slots:
+        yield hears(LeaseAsked(name, slot, 0.0))
+    for _ in range(16):
+        bench.now += 0.25
+        for lease in bench.table.leases():
+            at = min(lease.position + 2, lease.end)
+            yield hears(LeaseProgressed(lease.node, lease.lease_id, at, 8e6, lease.end))
+            if at == lease.end:
+                yield hears(LeaseEnded(lease.node, lease.lease_id, at, LeaseResult.DONE))
+                yield hears(LeaseAsked(lease.node, lease.slot, 8e6))
+        yield hears(Tick())
+
+
+def test_what_a_node_costs_its_coordinator_does_not_grow_with_the_cluster() -> None:
+    """Counted in calls, which are the same on every machine."""
+
+    def calls_per_node(nodes: int) -> float:
+        count = 0
+
+        def called(frame: object, event: str, argument: object) -> None:
+            nonlocal count
+            count += event in ("call", "c_call")
+
+        events = pull_with(nodes)
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            for _ in events:
+                pass
+        finally:
+            sys.setprofile(before)
+        return count / nodes
+
+    assert calls_per_node(400) <= 1.1 * calls_per_node(100)

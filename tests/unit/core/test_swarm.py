@@ -178,6 +178,17 @@ def test_a_node_that_is_ahead_has_fewer_transfers_while_another_that_lacks_more_
     assert transfers(60, 59) == 8
 
 
+def test_who_is_ahead_is_told_by_what_both_lacked_at_one_moment() -> None:
+    bench = Bench(size_mib=64)
+    bench.send(PeerJoined("b"))
+    bench.send(PeerLacks("b", 70 * MIB))
+    bench.send(PeerLacks("b", 64 * MIB))
+    # What has come here since says nothing of the other one, which has gone on as well.
+    bench.send(Held(mask(40, 64)))
+    count = sum(len(every(FetchFromPeer, bench.send(PeerHas(name, mask(0, 40))))) for name in "bcdef")
+    assert count == 8
+
+
 def test_the_rarest_are_asked_for_first() -> None:
     bench = Bench(max_peer_fetches=1)
     bench.send(Held(mask(2, 30)))
