@@ -11,10 +11,11 @@ from exo_dl.core.lease_nodes import Ask, NodeBook
 from exo_dl.core.lease_policy import START_S, CostMap, Lease, ReadTwice, choose_run, seconds_left
 from exo_dl.core.lease_types import Cut, Grant, LeaseAction
 from exo_dl.core.manifest import Manifest
+from exo_dl.core.pieces import first_set, mask
 
 __all__ = ["Granting"]
 
-_FIRST_LEASE_BYTES = 16 << 20
+_FIRST_LEASE_BYTES = 4 << 20
 _ANSWER_S = 0.5  # a node answers a cut within milliseconds, unless it has no time at all
 _GAIN_S = 0.2  # each cut is a request more, and a round trip
 _TWICE_GAIN_S = 0.1  # a piece is read twice only for this much: on a busy machine rates waver by less
@@ -111,9 +112,12 @@ class Granting:
         left_s = self._costs.of(free | self._leases.leased) / total_rate
         fair = rate * left_s
         if self._book.known_rate(ask.node, ask.slot) > 0:
-            least = rate * policy.least_lease_s(self._costs.total / total_rate)
-            most = rate * policy.wave_s(total_rate, self._book.connections(now))
-            aim = min(max(fair * policy.lease_part(left_s), least), most)
+            whole_s = self._costs.total / total_rate
+            least = rate * policy.least_lease_s(whole_s)
+            most = rate * policy.wave_s(total_rate, self._book.connections(now), whole_s)
+            aim = min(fair * policy.lease_part(left_s), most)
+            before = self._costs.of(self._leases.leased & mask(0, first_set(free)))
+            aim = max(aim * policy.front_part(before * rate / (aim * total_rate)), min(least, most))
         else:
             least, aim = 0.0, min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
         first, end = choose_run(free & node.want or free, self._costs, aim=aim, least=min(least, fair) / 2)

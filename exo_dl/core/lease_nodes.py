@@ -129,11 +129,15 @@ class NodeBook:
     # ------------------------------------------------------------------ rates
 
     def asked(self, name: str, slot: int, rate: float) -> None:
-        """A connection is idle, and read at ``rate`` lately (0: unknown)."""
+        """A connection is idle, and read at ``rate`` lately (0: unknown).
+
+        What its leases showed counts for more: that mean is slow to see a link that became slow.
+        """
         if not self.nodes[name].asked:
             self.nodes[name].asked = True
             self._sums_changed()
-        self.measured(name, slot, rate)
+        if slot not in self.nodes[name].rates:
+            self.measured(name, slot, rate)
 
     def measured(self, name: str, slot: int, rate: float) -> None:
         """A connection reads at ``rate``."""

@@ -39,8 +39,9 @@ START_S = 0.1
 """From a grant to the first byte, seconds."""
 _MARGIN_S = 0.3
 # Each lease is a few requests, as it is asked for in parts and files end in it: some times 64 MiB, for that mean.
-_WAVE_BYTES, _WAVE_LEAST_S = 160 << 20, 2.0
+_WAVE_BYTES, _WAVE_PART, _WAVE_LEAST_S = 200 << 20, 0.35, 2.0
 _PART_MIN, _PART_MAX, _KEPT_S = 0.7, 0.92, 1.7
+_FRONT_PART, _FRONT_BEFORE = 0.4, 0.3
 _LEAST_S, _LEAST_MAX_S, _LEAST_PART = 0.4, 3.0, 0.015
 _TWICE_PART, _CUT_PART = 0.009, 0.005  # of all that is needed
 _UNDER_WAY_S = 0.06
@@ -196,16 +197,27 @@ def least_lease_s(whole_s: float) -> float:
     return min(_LEAST_MAX_S, max(_LEAST_S, _LEAST_PART * whole_s))
 
 
-def wave_s(total_rate: float, connections: int) -> float:
+def wave_s(total_rate: float, connections: int, whole_s: float) -> float:
     """Seconds that a lease lasts at most: the digests of files are behind by about as much.
 
-    Long enough that in a pull of many gigabytes the mean request is of more than 64 MiB.
+    Long enough that in a pull of many gigabytes the mean request is of more than 64 MiB; a part of a short pull, for
+    else its first leases would last to its end.
 
     Args:
         total_rate: all connections together, bytes/s, > 0.
         connections: their number, > 0.
+        whole_s: the whole pull.
     """
-    return max(_WAVE_LEAST_S, _WAVE_BYTES * connections / total_rate)
+    return max(_WAVE_LEAST_S, min(_WAVE_PART * whole_s, _WAVE_BYTES * connections / total_rate))
+
+
+def front_part(before: float) -> float:
+    """How much shorter than others a lease is, when what other leases are to read before it is ``before``.
+
+    As much as all read in the time of a lease is 1. Leases that begin together would end together, and all that is
+    behind the first of a file be hashed then. So those at the front end first.
+    """
+    return _FRONT_PART + (1 - _FRONT_PART) * min(1.0, before / _FRONT_BEFORE)
 
 
 def choose_run(free: int, costs: CostMap, *, aim: float, least: float) -> tuple[int, int]:

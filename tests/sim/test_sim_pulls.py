@@ -171,7 +171,7 @@ def test_the_coordinator_dies_twice_in_a_row() -> None:
     assert sum(n.alive for n in nodes) == 3
 
 
-@pytest.mark.parametrize("at_s", [0.4, 1.4, 2.0, 2.4, 3.2, 4.0, 4.6, 5.2])
+@pytest.mark.parametrize("at_s", [0.4, 1.4, 2.0, 3.0, 4.0, 4.8, 5.6])
 def test_work_moves_when_a_rate_falls_tenfold(at_s: float) -> None:
     """At any moment: also when the leases that stand are nearly the last, and a piece of a slow one takes 2 s."""
     cluster, nodes = lab(3, size_mib=256)
@@ -181,7 +181,7 @@ def test_work_moves_when_a_rate_falls_tenfold(at_s: float) -> None:
     report = cluster.run(until_s=200)
     # At three links until then, the rest at 2.1 of them.
     rest = cluster.manifest.total_bytes - at_s * 3 * 100 * MBIT
-    assert report.seconds <= 1.08 * (at_s + rest / (2.1 * 100 * MBIT))
+    assert report.seconds <= 1.05 * (at_s + rest / (2.1 * 100 * MBIT))
     assert report.hub_ratio <= 1.01
 
 
