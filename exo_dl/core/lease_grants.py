@@ -106,7 +106,7 @@ class Granting:
         free = self.free
         if not free:
             return False
-        node = self._book.nodes[ask.node]
+        candidates = free & self._book.nodes[ask.node].want or free
         rate = self._book.slot_rate(ask.node, ask.slot, now)
         total_rate = self._book.total_rate(now)
         left_s = self._costs.of(free | self._leases.leased) / total_rate
@@ -116,11 +116,11 @@ class Granting:
             least = rate * policy.least_lease_s(whole_s)
             most = rate * policy.wave_s(total_rate, self._book.connections(now), whole_s)
             aim = min(fair * policy.lease_part(left_s), most)
-            before = self._costs.of(self._leases.leased & mask(0, first_set(free)))
+            before = self._costs.of(self._leases.leased & mask(0, first_set(candidates)))
             aim = max(aim * policy.front_part(before * rate / (aim * total_rate)), min(least, most))
         else:
             least, aim = 0.0, min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
-        first, end = choose_run(free & node.want or free, self._costs, aim=aim, least=min(least, fair) / 2)
+        first, end = choose_run(candidates, self._costs, aim=aim, least=min(least, fair) / 2)
         piece_s = self._costs.run(first, first + 1) / rate
         if piece_s > max(left_s, START_S) and any(x.rate > rate for x in self._leases):
             # Alone with this piece it would take longer than the others need for all that is left.
