@@ -195,14 +195,17 @@ class PeerBook:
         elif several := available & ~single:
             wanted, need = self.rarity.rarest(several), need & ~single
             # A holder that is behind with what it alone holds is spared what others can give.
-            ready = [p for p in peers if (p.has & single).bit_count() <= _BEHIND]
+            ready = [p for p in peers if p.has & several and (p.has & single).bit_count() <= _BEHIND]
+            if not ready and not idle:
+                # What they send of it is lacking where only they can help. Others give it soon.
+                return None
+            peers = ready or [p for p in peers if p.has & several]
             if len(self.peers) >= _MANY:
                 # The holder first, then the rarest that it holds: the rarest of all would bring everybody to the few
                 # that hold it, while others send nothing.
-                peers = [self.quickest([p for p in ready if p.has & several] or [p for p in peers if p.has & several])]
-                wanted = self.rarity.rarest(several & peers[0].has)
-            elif among := wanted & _held(ready):
-                wanted, peers = among, ready
+                peers = [self.quickest(peers)]
+            among = _held(peers)
+            wanted = wanted & among or self.rarity.rarest(several & among)
         elif idle or single.bit_count() <= _BEHIND:
             wanted = single
         else:

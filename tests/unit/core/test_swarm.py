@@ -189,6 +189,22 @@ def test_who_is_ahead_is_told_by_what_both_lacked_at_one_moment() -> None:
     assert count == 8
 
 
+def test_a_peer_that_is_behind_is_not_asked_for_what_another_has_no_room_to_give_just_now() -> None:
+    bench = Bench(size_mib=64)
+    bench.send(PeerJoined("a"))
+    both = mask(0, 2) | mask(4, 6)
+    # With two peers shares are blocks of two pieces: this node has its own.
+    bench.send(Held(sum(mask(at, at + 2) for at in range(2, 64, 4))))
+    first, second = every(FetchFromPeer, bench.send(PeerHas("b", both)))
+    assert not every(FetchFromPeer, bench.send(PeerHas("a", bench.every)))
+    bench.arrive(first, first_set(first.pieces), first_set(first.pieces) + 1, at=0.1)
+    assert only(FetchFromPeer, bench.send(FetchEnded(first.fetch_id, FetchResult.DONE))).peer == "b"
+    bench.send(FetchEnded(second.fetch_id, FetchResult.BUSY, 1.0))
+    # With nothing on its way whoever can give anything is asked.
+    other = only(FetchFromPeer, bench.send(FetchEnded(second.fetch_id + 1, FetchResult.BUSY, 1.0)))
+    assert other.peer == "a" and not other.pieces & ~both
+
+
 def test_the_rarest_are_asked_for_first() -> None:
     bench = Bench(max_peer_fetches=1)
     bench.send(Held(mask(2, 30)))
