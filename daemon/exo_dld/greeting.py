@@ -27,8 +27,9 @@ from exo_dl.rpc.v1.swarm_pb2 import (
     LinkResponse,
 )
 from exo_dld.dial import Connected, DialError, connect_any
-from exo_dld.link import ClientStream, Link, ServerStream, StreamBrokenError, Timing, check_hello
+from exo_dld.link import Link, Timing, check_hello
 from exo_dld.peerbook import PeerRecord
+from exo_dld.streams import ClientStream, ServerStream, StreamBrokenError
 
 __all__ = ["Greeter", "Home"]
 

@@ -124,7 +124,8 @@ def _close_servers() -> Iterator[None]:
 @given(st.binary(max_size=600))
 def test_bytes_as_messages(data: bytes) -> None:
     with contextlib.suppress(DecodeError, ProtocolError):
-        check_hello(pb.LinkRequest.FromString(data).message, expected_id=ME)
+        for message in pb.LinkRequest.FromString(data).messages:
+            check_hello(message, expected_id=ME)
 
 
 @long

@@ -37,16 +37,16 @@ class IdentifyResponse(_message.Message):
     def __init__(self, node_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class LinkRequest(_message.Message):
-    __slots__ = ("message",)
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    message: LinkMessage
-    def __init__(self, message: _Optional[_Union[LinkMessage, _Mapping]] = ...) -> None: ...
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[LinkMessage]
+    def __init__(self, messages: _Optional[_Iterable[_Union[LinkMessage, _Mapping]]] = ...) -> None: ...
 
 class LinkResponse(_message.Message):
-    __slots__ = ("message",)
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    message: LinkMessage
-    def __init__(self, message: _Optional[_Union[LinkMessage, _Mapping]] = ...) -> None: ...
+    __slots__ = ("messages",)
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    messages: _containers.RepeatedCompositeFieldContainer[LinkMessage]
+    def __init__(self, messages: _Optional[_Iterable[_Union[LinkMessage, _Mapping]]] = ...) -> None: ...
 
 class LinkMessage(_message.Message):
     __slots__ = ("hello", "beat", "peer_gossip", "pull_offer", "pull_join", "lease_ask", "lease_grant", "lease_cut", "lease_progress", "lease_end", "have_map", "have", "have_query", "node_progress", "pull_end", "goodbye", "limits_told", "limits_asked", "hub_share", "suspect", "pull_note", "placement_asked", "placement_told", "ticket_news", "secret_news", "secret_answer")

@@ -13,9 +13,10 @@ from exo_dl.net.discovery import Sighting
 from exo_dl.net.identity import Identity, new_node_id, new_secret
 from exo_dl.rpc.v1.swarm_pb2 import Beat, Hello, LinkMessage, PullEnd
 from exo_dld.dial import connect_any
-from exo_dld.link import GRPC_OPTIONS, ClientStream, Timing
+from exo_dld.link import GRPC_OPTIONS, PROTOCOL, Timing
 from exo_dld.membership import Membership
 from exo_dld.peerbook import PeerInfo
+from exo_dld.streams import ClientStream
 
 SECRET = new_secret()
 FAST = Timing(beat_s=0.1, redial_max_s=0.4, forget_s=0.6)
@@ -133,7 +134,7 @@ async def open_link(node: Node, identity: Identity) -> ClientStream:
 
 def hello_of(identity: Identity, **changes: object) -> Hello:
     hello = Hello(
-        protocol=1, node_id=identity.node_id, name="raw", version="1", grpc_port=1, piece_port=1, incarnation=1
+        protocol=PROTOCOL, node_id=identity.node_id, name="raw", version="1", grpc_port=1, piece_port=1, incarnation=1
     )
     for field, value in changes.items():
         if field == "addresses":

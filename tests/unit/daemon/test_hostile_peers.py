@@ -11,7 +11,8 @@ import pytest
 
 from exo_dl.net.identity import Identity, new_node_id, new_secret
 from exo_dl.rpc.v1.swarm_pb2 import Have, HaveRun, Hello, LinkMessage, PeerAddress, PeerGossip
-from exo_dld.link import GRPC_OPTIONS, StreamBrokenError, Timing
+from exo_dld.link import GRPC_OPTIONS, Timing
+from exo_dld.streams import MOST_TOGETHER, StreamBrokenError
 from tests.unit.daemon.members import SECRET, Node, hello_of, numbered, open_link
 
 
@@ -52,7 +53,7 @@ async def test_a_server_answers_no_one_without_a_certificate_of_the_cluster(node
     ("first", "problem"),
     [
         ({"node_id": "aaaaaaaaaaaaaaaa"}, "certificate"),
-        ({"protocol": 2}, "protocol 2"),
+        ({"protocol": 1}, "protocol 1"),
         ({"name": "x" * 65}, "printable"),
         ({"name": "a\x1b[31mb"}, "printable"),
         ({"version": ""}, "printable"),
@@ -120,6 +121,21 @@ async def test_a_full_queue_drops_the_link(nodes: list[Node]) -> None:
     await one.until(lambda: len(one.reasons) == 1)
     assert "queue full" in one.reasons[0]
     await one.sees(two)
+
+
+async def test_too_many_messages_at_once_end_a_link(nodes: list[Node]) -> None:
+    one = await Node().start()
+    nodes.append(one)
+    identity = Identity(SECRET, new_node_id())
+    stream = await open_link(one, identity)
+    try:
+        await stream.write(LinkMessage(hello=hello_of(identity)))
+        await one.until(lambda: one.membership.up() == [identity.node_id])
+        await stream.write(*[LinkMessage()] * (MOST_TOGETHER + 1))
+        await one.until(lambda: len(one.reasons) == 1)
+        assert f"{MOST_TOGETHER + 1} messages at once" in one.reasons[0]
+    finally:
+        await stream.finish()
 
 
 async def test_silence_ends_a_link(nodes: list[Node]) -> None:

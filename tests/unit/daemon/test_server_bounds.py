@@ -42,7 +42,7 @@ def channel(node: Node, identity: Identity) -> grpc.aio.Channel:
 
 
 async def test_a_message_that_unpacks_to_much_is_refused_unread(node: Node) -> None:
-    bomb = LinkRequest(message=LinkMessage(have=Have(pull_id="p", runs=[HaveRun(first=0, digests=bytes(31 << 20))])))
+    bomb = LinkRequest(messages=[LinkMessage(have=Have(pull_id="p", runs=[HaveRun(first=0, digests=bytes(31 << 20))]))])
     before = psutil.Process().memory_info().rss
     async with channel(node, Identity(SECRET, new_node_id())) as member:
         call = member.stream_stream("/exo_dl.rpc.v1.SwarmService/Link", LinkRequest.SerializeToString)(

@@ -1,0 +1,94 @@
+"""What a link writes when: a stream that notes what was written together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from exo_dl.net.identity import new_node_id
+from exo_dl.rpc.v1.swarm_pb2 import Beat, Have, Hello, LeaseProgress, LinkMessage, NodeProgress
+from exo_dld.link import Link, Timing
+from exo_dld.nodestate import NodeState
+
+REPORT = LinkMessage(lease_progress=LeaseProgress(pull_id="p"))
+BEAT = LinkMessage(beat=Beat())
+PULLING = LinkMessage(node_progress=NodeProgress(pull_id="p", state=NodeState.PULLING))
+DONE = LinkMessage(node_progress=NodeProgress(pull_id="p", state=NodeState.DONE))
+HAVE = LinkMessage(have=Have(pull_id="p"))
+
+
+class Pipe:
+    """One end of a stream in memory. What it is written comes out of ``written``, as it was written together."""
+
+    def __init__(self) -> None:
+        self.written: asyncio.Queue[tuple[LinkMessage, ...]] = asyncio.Queue()
+        self._end = asyncio.Event()
+
+    async def read(self) -> LinkMessage | None:
+        await self._end.wait()
+        return None
+
+    async def write(self, *messages: LinkMessage) -> None:
+        self.written.put_nowait(messages)
+
+    async def finish(self) -> None:
+        self._end.set()
+
+
+class Running:
+    """A link that runs over a `Pipe`, for an async with statement."""
+
+    def __init__(self) -> None:
+        self.pipe = Pipe()
+        hello = Hello(node_id=new_node_id())
+        self.link = Link(self.pipe, hello=hello, dialed=True, host="127.0.0.1", timing=Timing())
+
+    async def __aenter__(self) -> Running:
+        self._task = asyncio.create_task(self.link.run(lambda _: None))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.link.close("The test is over.")
+        await self._task
+
+    async def next(self) -> tuple[LinkMessage, ...]:
+        async with asyncio.timeout(5):
+            return await self.pipe.written.get()
+
+
+async def test_what_can_wait_goes_with_what_cannot() -> None:
+    async with Running() as running:
+        for message in (REPORT, BEAT, PULLING):
+            assert running.link.send(message)
+        running.link.send(HAVE)
+        assert await running.next() == (REPORT, BEAT, PULLING, HAVE), "in the order in which they were sent"
+        assert running.link.queued_bytes == 0
+
+
+@pytest.mark.parametrize("message", [REPORT, BEAT, PULLING])
+async def test_what_can_wait_goes_by_itself_after_a_moment(message: LinkMessage) -> None:
+    async with Running() as running:
+        begin = asyncio.get_running_loop().time()
+        running.link.send(message)
+        assert await running.next() == (message,)
+        assert asyncio.get_running_loop().time() - begin >= 0.09
+
+
+@pytest.mark.parametrize("message", [HAVE, DONE])
+async def test_what_others_wait_for_is_written_at_once(message: LinkMessage) -> None:
+    async with Running() as running:
+        running.link.send(message)
+        for _ in range(5):  # turns of the loop, which take no time
+            await asyncio.sleep(0)
+        assert running.pipe.written.get_nowait() == (message,)
+
+
+async def test_many_messages_are_written_in_order_and_never_too_much_at_once() -> None:
+    maps = [LinkMessage(have=Have(pull_id=str(index) + "x" * 100_000)) for index in range(7)]
+    async with Running() as running:
+        for message in maps:
+            running.link.send(message)
+        written = [await running.next() for _ in range(4)]
+    assert [len(together) for together in written] == [2, 2, 2, 1]
+    assert [message for together in written for message in together] == maps
