@@ -152,6 +152,7 @@ class Link:
         self._queue_bytes = 0
         self._wake = asyncio.Event()
         self._patience: asyncio.TimerHandle | None = None
+        self._asked = False  # a lease was cut: somebody waits for what is left of it
         self._closed = asyncio.Event()
         self._reason = ""
         self.hello = hello
@@ -195,7 +196,8 @@ class Link:
             self._drained_at = self._loop.time()
         self._queue.append((message, size))
         self._queue_bytes += size
-        if not _can_wait(message):
+        if not _can_wait(message) or (self._asked and message.WhichOneof("body") == "lease_progress"):
+            self._asked = False
             self._wake.set()
         elif self._patience is None:
             self._patience = self._loop.call_later(_PATIENCE_S, self._wake.set)
@@ -256,7 +258,9 @@ class Link:
                 allowed, since = min(_MESSAGES_AT_ONCE, allowed + (now - since) * _MESSAGES_PER_S) - 1, now
                 if allowed < 0:
                     await asyncio.sleep(-allowed / _MESSAGES_PER_S)
-                if message.WhichOneof("body") == "goodbye":
+                kind = message.WhichOneof("body")
+                self._asked = self._asked or kind == "lease_cut"
+                if kind == "goodbye":
                     self.left = True
                     self.close(f"It left: {message.goodbye.reason[:200] or 'no reason given'}.")
                     return

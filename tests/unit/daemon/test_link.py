@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from exo_dl.net.identity import new_node_id
-from exo_dl.rpc.v1.swarm_pb2 import Beat, Have, Hello, LeaseProgress, LinkMessage, NodeProgress
+from exo_dl.rpc.v1.swarm_pb2 import Beat, Have, Hello, LeaseCut, LeaseProgress, LinkMessage, NodeProgress
 from exo_dld.link import Link, Timing
 from exo_dld.nodestate import NodeState
 
@@ -19,21 +19,20 @@ HAVE = LinkMessage(have=Have(pull_id="p"))
 
 
 class Pipe:
-    """One end of a stream in memory. What it is written comes out of ``written``, as it was written together."""
+    """One end of a stream in memory. ``to_read`` comes in; what it is written comes out of ``written``, as it was written together."""
 
     def __init__(self) -> None:
         self.written: asyncio.Queue[tuple[LinkMessage, ...]] = asyncio.Queue()
-        self._end = asyncio.Event()
+        self.to_read: asyncio.Queue[LinkMessage | None] = asyncio.Queue()
 
     async def read(self) -> LinkMessage | None:
-        await self._end.wait()
-        return None
+        return await self.to_read.get()
 
     async def write(self, *messages: LinkMessage) -> None:
         self.written.put_nowait(messages)
 
     async def finish(self) -> None:
-        self._end.set()
+        self.to_read.put_nowait(None)
 
 
 class Running:
@@ -45,7 +44,8 @@ class Running:
         self.link = Link(self.pipe, hello=hello, dialed=True, host="127.0.0.1", timing=Timing())
 
     async def __aenter__(self) -> Running:
-        self._task = asyncio.create_task(self.link.run(lambda _: None))
+        self.heard: asyncio.Queue[LinkMessage] = asyncio.Queue()
+        self._task = asyncio.create_task(self.link.run(self.heard.put_nowait))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -92,3 +92,18 @@ async def test_many_messages_are_written_in_order_and_never_too_much_at_once() -
         written = [await running.next() for _ in range(4)]
     assert [len(together) for together in written] == [2, 2, 2, 1]
     assert [message for together in written for message in together] == maps
+
+
+async def test_what_is_left_of_a_lease_that_was_cut_is_told_at_once() -> None:
+    """The connection that is to read the rest stands idle until then."""
+    async with Running() as running:
+        running.pipe.to_read.put_nowait(LinkMessage(lease_cut=LeaseCut(pull_id="p")))
+        await running.heard.get()
+        running.link.send(REPORT)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert running.pipe.written.get_nowait() == (REPORT,)
+        running.link.send(REPORT)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert running.pipe.written.empty(), "only the answer"
