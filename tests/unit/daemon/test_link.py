@@ -19,7 +19,7 @@ HAVE = LinkMessage(have=Have(pull_id="p"))
 
 
 class Pipe:
-    """One end of a stream in memory. ``to_read`` comes in; what it is written comes out of ``written``, as it was written together."""
+    """One end of a stream in memory: ``to_read`` comes in, ``written`` went out, as it was written together."""
 
     def __init__(self) -> None:
         self.written: asyncio.Queue[tuple[LinkMessage, ...]] = asyncio.Queue()
