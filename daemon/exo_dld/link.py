@@ -17,7 +17,6 @@ from exo_dl.errors import ProtocolError
 from exo_dl.net.addresses import split_host_port
 from exo_dl.net.identity import is_node_id
 from exo_dl.rpc.v1.swarm_pb2 import Beat, Goodbye, Hello, LinkMessage
-from exo_dld.nodestate import NodeState
 from exo_dld.streams import MOST_TOGETHER, Stream, StreamBrokenError
 
 __all__ = [
@@ -123,11 +122,11 @@ def check_hello(message: LinkMessage | None, *, expected_id: str) -> Hello:
 
 
 def _can_wait(message: LinkMessage) -> bool:
-    """Whether it is news of what changes all the time, and loses nothing by a moment."""
-    kind = message.WhichOneof("body")
-    return kind in ("beat", "lease_progress") or (
-        kind == "node_progress" and message.node_progress.state == NodeState.PULLING
-    )
+    """Whether it is news of what changes all the time, and loses nothing by a moment.
+
+    Progress of nodes is none: all are told at one moment, and a node that dies in the next one is seen alike by all.
+    """
+    return message.WhichOneof("body") in ("beat", "lease_progress")
 
 
 class Link:
