@@ -49,13 +49,10 @@ def test_one_connection_to_the_hub_gets_the_links_rate(make_lab: MakeLab, model:
     rate = payload_bytes_per_s(mbit)
     shard = next(path for path in sorted(model.digests) if path.endswith(".safetensors"))
     url = f"http://{HUB_ADDRESS}:{HUB_PORT}/{model.repo}/resolve/main/{shard}"
-    size = min(int(rate * 2), 60 * MIB)
-    for _ in range(3):
-        seconds = float(lab.net.run("n1", [sys.executable, "-c", _READ, url, str(size)]).stdout)
-        assert size / seconds / rate <= 1.03
-        if size / seconds / rate >= 0.9:
-            return
-    pytest.fail("three times slower than the link")  # a machine that stands still for half a second does so once
+    # Long enough that a machine which stands still for a moment is not taken for a slow link.
+    size = min(int(rate * 6), 60 * MIB)
+    seconds = float(lab.net.run("n1", [sys.executable, "-c", _READ, url, str(size)]).stdout)
+    assert 0.9 <= size / seconds / rate <= 1.03
 
 
 @pytest.mark.parametrize(("multicast", "heard"), [(True, "hello"), (False, "nothing")])
