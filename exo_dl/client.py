@@ -14,25 +14,27 @@ with either of its two interfaces.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from exo_dl.connection import Connection, error_from_rpc
 from exo_dl.core.paths import check_repo
 from exo_dl.core.units import check_rate
 from exo_dl.errors import DaemonUnavailableError, UsageError
 from exo_dl.rpc.v1 import cluster_pb2, pull_pb2
-from exo_dl.types import (
-    ClusterLimits,
-    Departure,
-    FileCheck,
-    Model,
-    NodeMetrics,
-    Peer,
-    Placement,
-    Pull,
-    PullPlan,
-    StartedPull,
-    from_message,
-)
+
+if TYPE_CHECKING:  # 10 ms, of which a pull's start need not wait for one: imported where an answer is read
+    from exo_dl.types import (
+        ClusterLimits,
+        Departure,
+        FileCheck,
+        Model,
+        NodeMetrics,
+        Peer,
+        Placement,
+        Pull,
+        PullPlan,
+        StartedPull,
+    )
 
 __all__ = ["Client", "error_from_rpc", "split_revision"]
 
@@ -64,17 +66,23 @@ class Client(Connection):
     async def list_peers(self) -> tuple[Peer, ...]:
         """All nodes known now, the answering one first."""
         answer = await self._call(_CLUSTER + "ListPeers", cluster_pb2.ListPeersRequest(), cluster_pb2.ListPeersResponse)
+        from exo_dl.types import Peer, from_message
+
         return tuple(from_message(Peer, peer) for peer in answer.peers)
 
     async def watch_peers(self) -> AsyncIterator[tuple[Peer, ...]]:
         """The whole list at once, then again when something changed, without end."""
         request = cluster_pb2.WatchPeersRequest()
+        from exo_dl.types import Peer, from_message
+
         async for answer in self._stream(_CLUSTER + "WatchPeers", request, cluster_pb2.WatchPeersResponse):
             yield tuple(from_message(Peer, peer) for peer in answer.peers)
 
     async def get_limits(self) -> ClusterLimits:
         """The limits on bandwidth of all linked nodes."""
         answer = await self._call(_CLUSTER + "GetLimits", cluster_pb2.GetLimitsRequest(), cluster_pb2.GetLimitsResponse)
+        from exo_dl.types import ClusterLimits, from_message
+
         return from_message(ClusterLimits, answer.limits)
 
     async def set_limits(
@@ -109,12 +117,16 @@ class Client(Connection):
         given = {name: check_rate(rate) for name, rate in rates.items() if rate is not None}
         request = cluster_pb2.SetLimitsRequest(nodes=_texts(nodes, "nodes"), **given)
         answer = await self._call(_CLUSTER + "SetLimits", request, cluster_pb2.SetLimitsResponse)
+        from exo_dl.types import ClusterLimits, from_message
+
         return from_message(ClusterLimits, answer.limits)
 
     async def get_metrics(self) -> NodeMetrics:
         """What the daemon counted and measured since its start."""
         request = cluster_pb2.GetMetricsRequest()
         answer = await self._call(_CLUSTER + "GetMetrics", request, cluster_pb2.GetMetricsResponse)
+        from exo_dl.types import NodeMetrics, from_message
+
         return from_message(NodeMetrics, answer.metrics)
 
     async def leave(self, *, within_s: float = 10.0) -> Departure:
@@ -122,6 +134,8 @@ class Client(Connection):
         request = cluster_pb2.LeaveRequest(within_s=within_s)
         timeout_s = within_s + self._timeout_s
         answer = await self._call(_CLUSTER + "Leave", request, cluster_pb2.LeaveResponse, timeout_s=timeout_s)
+        from exo_dl.types import Departure, from_message
+
         return from_message(Departure, answer)
 
     async def start_pull(
@@ -159,6 +173,8 @@ class Client(Connection):
         answer = await self._call(
             _PULL + "StartPull", request, pull_pb2.StartPullResponse, timeout_s=self._start_timeout_s
         )
+        from exo_dl.types import Pull, StartedPull, from_message
+
         return StartedPull(pull=from_message(Pull, answer.pull), joined=answer.joined)
 
     async def plan_pull(
@@ -178,6 +194,8 @@ class Client(Connection):
         answer = await self._call(
             _PULL + "PlanPull", request, pull_pb2.PlanPullResponse, timeout_s=self._start_timeout_s
         )
+        from exo_dl.types import PullPlan, from_message
+
         return from_message(PullPlan, answer)
 
     async def watch_pull(self, pull_id: str) -> AsyncIterator[Pull]:
@@ -189,6 +207,8 @@ class Client(Connection):
         """
         ended = False
         request = pull_pb2.WatchPullRequest(pull_id=pull_id)
+        from exo_dl.types import Pull, from_message
+
         async for answer in self._stream(_PULL + "WatchPull", request, pull_pb2.WatchPullResponse):
             pull = from_message(Pull, answer.pull)
             ended = pull.state.ended
@@ -202,6 +222,8 @@ class Client(Connection):
     async def list_pulls(self) -> tuple[Pull, ...]:
         """Pulls that run, or that ended while the daemon was up, newest first."""
         answer = await self._call(_PULL + "ListPulls", pull_pb2.ListPullsRequest(), pull_pb2.ListPullsResponse)
+        from exo_dl.types import Pull, from_message
+
         return tuple(from_message(Pull, pull) for pull in answer.pulls)
 
     async def cancel_pull(self, pull_id: str) -> Pull:
@@ -212,11 +234,15 @@ class Client(Connection):
         """
         request = pull_pb2.CancelPullRequest(pull_id=pull_id)
         answer = await self._call(_PULL + "CancelPull", request, pull_pb2.CancelPullResponse)
+        from exo_dl.types import Pull, from_message
+
         return from_message(Pull, answer.pull)
 
     async def list_models(self) -> tuple[Model, ...]:
         """Models that this node holds."""
         answer = await self._call(_PULL + "ListModels", pull_pb2.ListModelsRequest(), pull_pb2.ListModelsResponse)
+        from exo_dl.types import Model, from_message
+
         return tuple(from_message(Model, model) for model in answer.models)
 
     async def verify_model(self, repo: str, *, revision: str = "") -> AsyncIterator[FileCheck]:
@@ -227,6 +253,8 @@ class Client(Connection):
         """
         repo, in_repo = split_revision(repo)
         request = pull_pb2.VerifyModelRequest(repo=repo, revision=revision or in_repo)
+        from exo_dl.types import FileCheck, from_message
+
         async for answer in self._stream(_PULL + "VerifyModel", request, pull_pb2.VerifyModelResponse):
             yield from_message(FileCheck, answer)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import os
 import signal
@@ -24,6 +23,7 @@ from exo_dl.core.swarm import MAX_PEER_FETCHES
 from exo_dl.errors import ExoDlError, NotFoundError
 from exo_dl.hubs.base import Hub
 from exo_dl.hubs.huggingface import DEFAULT_ENDPOINT, HuggingFaceHub
+from exo_dl.hubs.session import warm_up
 from exo_dl.locations import socket_path
 from exo_dl.net.discovery import Discovery
 from exo_dl.net.fetch import FetchPool
@@ -124,7 +124,7 @@ async def run(config: Config) -> None:
             daemon.leaving.signalled()
         _say_hello(config, daemon, time.monotonic() - started)
         # Half a second that the first pull would wait for.
-        warm = asyncio.create_task(asyncio.to_thread(importlib.import_module, "huggingface_hub.hf_api"))
+        warm = asyncio.create_task(asyncio.to_thread(warm_up))
         await daemon.leaving.wait()
         _log.info("stopping")
         await warm

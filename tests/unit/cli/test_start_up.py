@@ -40,6 +40,17 @@ def test_pull_without_a_terminal_loads_no_rich(tmp_path: object) -> None:
     assert modules == ["asyncio", "google.protobuf", "grpc"]
 
 
+def test_a_plain_pull_waits_for_no_module_that_only_reads_answers(tmp_path: object) -> None:
+    probe = _PROBE.replace("heavy = {{", 'heavy = {{"exo_dl.types", ')
+    done = subprocess.run(
+        [sys.executable, "-c", probe.format(arguments=["pull", "org/model", "--json", "--state-dir", str(tmp_path)])],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.splitlines()[-1].split() == ["6", "asyncio", "google.protobuf", "grpc"]
+
+
 def test_help_names_every_exit_code() -> None:
     from exo_dl import errors
 
