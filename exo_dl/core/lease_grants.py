@@ -121,12 +121,23 @@ class Granting:
         else:
             least, aim = 0.0, min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
         first, end = choose_run(candidates, self._costs, aim=aim, least=min(least, fair) / 2)
-        piece_s = self._costs.run(first, first + 1) / rate
-        if piece_s > max(left_s, START_S) and any(x.rate > rate for x in self._leases):
-            # Alone with this piece it would take longer than the others need for all that is left.
+        piece = self._costs.run(first, first + 1)
+        if piece / rate > max(left_s, START_S) and self._faster_ones_s(rate, piece, free, now) < piece / rate:
+            # Alone with this piece it would take longer than faster ones need for all that is free.
             return False
         self._grant(ask, first, end, now, duplicate=False)
         return True
+
+    def _faster_ones_s(self, rate: float, piece: float, free: int, now: float) -> float:
+        """Seconds until connections that are faster than ``rate`` had read all that is free, a ``piece`` at least.
+
+        They go on with it when they are through with what they have now. Without end where there is none.
+        """
+        faster = [(self._eta(lease, now), lease.rate) for lease in self._leases if lease.rate > rate]
+        if not faster:
+            return float("inf")
+        all_s = (self._costs.of(free) + sum(eta * speed for eta, speed in faster)) / sum(speed for _, speed in faster)
+        return max(all_s, min(eta + piece / speed for eta, speed in faster))
 
     def _grant_tail(self, ask: Ask, now: float) -> bool:
         """Asks the node whose lease would end last to end it earlier; what it then says it leaves is free."""

@@ -264,6 +264,22 @@ def test_a_new_coordinator_adopts_leases_and_cuts_what_overlaps() -> None:
     assert bench.ask("b", slot=1, rate=10e6).lease_id >> 32 == 2
 
 
+@pytest.mark.parametrize(("fast", "granted"), [(3.6e6, True), (100e6, False)])
+def test_last_pieces_wait_for_a_faster_connection_only_where_it_has_read_them_all_before(
+    fast: float, granted: bool
+) -> None:
+    """The last piece of a fast connection, and three more that are free: a slow one asks for one of them."""
+    bench = Bench(size_mib=64)
+    rest = mask(60, 64)
+    bench.send(NodeJoined("fast", bench.every & ~rest, 0, bench.every, (), fast))
+    bench.send(NodeJoined("slow", bench.every & ~rest, 0, bench.every, (), 1e6))
+    grant = bench.ask("fast", rate=fast)
+    lease_id = grant.lease_id
+    bench.send(LeaseProgressed("fast", lease_id, grant.first, fast, grant.first + 1))
+    answer = bench.send(LeaseAsked("slow", 0, 1e6))
+    assert any(isinstance(action, Grant) for action in answer) is granted
+
+
 def test_the_last_pieces_of_a_slow_node_are_doubled_up() -> None:
     bench = Bench(size_mib=1)
     bench.join("slow", rate=0.1e6)
