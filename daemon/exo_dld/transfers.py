@@ -225,19 +225,19 @@ class Transfers:
 
     def _events(self, events: list[FetchEvent]) -> None:
         """A batch from the pool: the pieces of one job become one event of the machine."""
-        arrived: dict[int, tuple[int, int]] = {}
+        arrived: dict[int, tuple[int, int, float]] = {}
         ended: list[JobEnded] = []
         for event in events:
             fetch_id = event.job_id & _FETCH_MASK
             match event:
                 # What the store has dropped since is not told: the store and the machine must agree.
-                case PieceDone(_, piece, _, size) if self._store.digest(piece) is not None:
-                    pieces, count = arrived.get(fetch_id, (0, 0))
-                    arrived[fetch_id] = (pieces | 1 << piece, count + size)
+                case PieceDone(_, piece, _, size, at_s) if self._store.digest(piece) is not None:
+                    pieces, count, _ = arrived.get(fetch_id, (0, 0, 0.0))
+                    arrived[fetch_id] = (pieces | 1 << piece, count + size, at_s)
                 case JobEnded():
                     ended.append(event)
-        for fetch_id, (pieces, count) in arrived.items():
-            self._feed(core.PiecesArrived(fetch_id, pieces, count))
+        for fetch_id, (pieces, count, at_s) in arrived.items():
+            self._feed(core.PiecesArrived(fetch_id, pieces, count, at_s))  # the loop's clock is `time.monotonic`
         for end in ended:
             fetch_id = end.job_id & _FETCH_MASK
             self._end(fetch_id, core.FetchEnded(fetch_id, end.result, end.retry_after_s, end.detail))

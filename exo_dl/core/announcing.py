@@ -4,7 +4,7 @@ A message costs more than a piece's entry in it, so pieces are gathered for a mo
 waits for them: while much is left everyone has other things to fetch. The moment is a part of the time that is left,
 so it is gone when the end is near, and at the beginning, when nobody has anything yet; and it is over when much is
 gathered, since then links between nodes may be what all wait for. A piece that peers hold already only adds a source:
-it is always gathered, and told to those alone that lack it.
+it is always gathered, told to those alone that lack it, and counts towards much only where the links are full.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = ["Announcing", "Word", "progress_s"]
 _SOURCE_S = 0.05
 _LONGEST_S = 1.0
 _ENOUGH_BYTES = 16 << 20
+_FULL = 0.8
 _PART_OF_LEFT = 0.1
 _PART_OF_GONE = 0.25
 _PROGRESS_S, _PROGRESS_MAX_S = 0.2, 1.0
@@ -65,10 +66,15 @@ class Announcing:
         if later := pieces & ~fresh:
             self._waiting |= later
             due = now + max(wait_s, _SOURCE_S)
-            if self._swarm.bytes_of(self._waiting) >= _ENOUGH_BYTES:
+            if self._much_waits(now):
                 due = now
             self._due = due if self._due is None else min(self._due, due)
         return Word(fresh, tuple(nodes)) if fresh and nodes else None
+
+    def _much_waits(self, now: float) -> bool:
+        sources_count = self._swarm.peers_load(now) >= _FULL
+        counted = self._waiting if sources_count else self._waiting & ~self._swarm.held_by_peers
+        return self._swarm.bytes_of(counted) >= _ENOUGH_BYTES
 
     @property
     def due(self) -> float | None:

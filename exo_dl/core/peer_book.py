@@ -282,11 +282,11 @@ class PeerBook:
 
     # ---------------------------------------------------------------- outcome
 
-    def delivered(self, peer: Peer, fetch: Fetch, now: float) -> None:
-        """Bytes of a transfer arrived: its peer is well."""
+    def delivered(self, peer: Peer, fetch: Fetch, at: float) -> None:
+        """Bytes of a transfer arrived, the last of them ``at`` that time: its peer is well."""
         peer.busy = 0
         peer.failures //= 2
-        elapsed = now - fetch.started_at
+        elapsed = at - fetch.started_at
         if elapsed > 0 and fetch.byte_count:
             rate = fetch.byte_count / elapsed
             peer.rate = (peer.rate + rate) / 2 if peer.rate else rate

@@ -8,7 +8,15 @@ from exo_dl.core.manifest import Manifest
 from exo_dl.core.peer_book import Fetch, PeerBook
 from exo_dl.core.pieces import first_set
 from exo_dl.core.rates import RateMeter
-from exo_dl.core.swarm_types import CancelFetch, Fault, FetchEnded, FetchFromPeer, FetchResult, SwarmAction
+from exo_dl.core.swarm_types import (
+    CancelFetch,
+    Fault,
+    FetchEnded,
+    FetchFromPeer,
+    FetchResult,
+    PiecesArrived,
+    SwarmAction,
+)
 
 __all__ = ["PeerSide"]
 
@@ -34,6 +42,8 @@ class PeerSide:
 
     Attributes:
         flying: number of transfers on their way, without those that were cancelled.
+        meter: what comes while any is on its way.
+        gained: what comes, and was not there before, whether any is on its way or not.
     """
 
     def __init__(
@@ -55,6 +65,7 @@ class PeerSide:
         self.flying = 0
         self._again_at = 0.0
         self.meter = RateMeter()
+        self.gained = RateMeter()
 
     @property
     def in_flight(self) -> int:
@@ -92,15 +103,21 @@ class PeerSide:
             if fetch.peer == name:
                 self._cancel(fetch)
 
-    def arrived(self, fetch_id: int, byte_count: int, now: float) -> None:
-        """Bytes of a transfer were stored."""
-        self.meter.add(byte_count, now)
-        fetch = self._fetches.get(fetch_id)
+    def load(self, now: float) -> float:
+        """What comes from peers as a part of what comes while anything is on its way from them, 0..1."""
+        rate = self.meter.rate(now)
+        return min(1.0, self.gained.rate(now) / rate) if rate > 0 else 0.0
+
+    def arrived(self, event: PiecesArrived, new_bytes: int, now: float) -> None:
+        """Bytes of a transfer were stored, ``new_bytes`` of them for the first time."""
+        self.meter.add(event.byte_count, now)
+        self.gained.add(new_bytes, now)
+        fetch = self._fetches.get(event.fetch_id)
         if fetch is not None:
             fetch.moved_at = now
-            fetch.byte_count += byte_count
+            fetch.byte_count += event.byte_count
             if (peer := self.book.peers.get(fetch.peer)) is not None:
-                self.book.delivered(peer, fetch, now)
+                self.book.delivered(peer, fetch, now if event.stored_at is None else min(now, event.stored_at))
 
     def settled(self, pieces: int, fetch_id: int) -> None:
         """Pieces are there, by transfer ``fetch_id``: others that would only bring them again are cancelled."""

@@ -148,14 +148,11 @@ class Swarm:
             emit=self._emit,
         )
         self._own = OwnReading(manifest, rng=rng, gain=reread_gain)
-        self._last_fetch_id = 0
-        self._bytes_from_hub = self._bytes_from_peers = 0
+        self._last_fetch_id = self._bytes_from_hub = self._bytes_from_peers = 0
         self._complete = False
-        self._no_room_until = 0.0
         self._fresh = 0
         self._tick_at: float | None = None
-        self._coarse_at = 0.0
-        self._now = 0.0
+        self._no_room_until = self._coarse_at = self._now = 0.0
         self._actions: list[SwarmAction] = []
 
     # ------------------------------------------------------------------ views
@@ -185,13 +182,17 @@ class Swarm:
         """Measured rate from all peers together; 0 when unknown."""
         return self._peers.meter.rate(self._now)
 
+    def peers_load(self, now: float) -> float:
+        """Which part of what peers can send is what they do send, 0..1: near 1 the links between nodes are full."""
+        return self._peers.load(now)
+
     def bytes_of(self, pieces: int) -> int:
         """Bytes of a set of pieces."""
         return self._manifest.set_bytes(pieces)
 
     def seconds_left(self, now: float) -> float:
-        """Seconds until this node has what it wants, at the rates of now; without end when they are unknown."""
-        rate = self._hub.rate(now) + self._peers.meter.rate(now)
+        """Seconds until this node has what it wants, at the rate at which it gained bytes lately; inf when unknown."""
+        rate = self._hub.rate(now) + self._peers.gained.rate(now)
         return self._lacking_bytes / rate if rate > 0 else float("inf") if self._lacking_bytes else 0.0
 
     @property
@@ -324,7 +325,7 @@ class Swarm:
             self._hub.arrived(event.fetch_id, event.pieces, event.byte_count, self._have, now)
         else:
             self._bytes_from_peers += new_bytes
-            self._peers.arrived(event.fetch_id, event.byte_count, now)
+            self._peers.arrived(event, new_bytes, now)
             self._hub.overtaken(self._have)
         self._peers.settled(event.pieces, event.fetch_id)
 

@@ -117,11 +117,19 @@ class HubReady:
 
 @dataclass(frozen=True, slots=True)
 class PiecesArrived:
-    """Pieces of a transfer were verified and stored. ``byte_count`` is what was received for them."""
+    """Pieces of a transfer were verified and stored.
+
+    Attributes:
+        fetch_id: the transfer.
+        pieces: which (a set).
+        byte_count: what was received for them.
+        stored_at: when the last of them was, on the clock of ``now``, where the event tells of it later; else None.
+    """
 
     fetch_id: int
     pieces: int
     byte_count: int
+    stored_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

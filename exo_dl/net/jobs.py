@@ -180,12 +180,21 @@ def _check_pieces(pieces: tuple[PieceTarget, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PieceDone:
-    """A piece is written, its digest agrees, and it is recorded."""
+    """A piece is written, its digest agrees, and it is recorded.
+
+    Attributes:
+        job_id: the job.
+        piece: which.
+        digest: BLAKE3 of its bytes.
+        size: bytes.
+        at_s: when (`time.monotonic`): the event comes up to 50 ms later, which is longer than a piece may take.
+    """
 
     job_id: int
     piece: int
     digest: bytes
     size: int
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True)

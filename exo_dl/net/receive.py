@@ -186,7 +186,7 @@ class PieceSink:
             raise JobStopped(FetchResult.CANCELLED) from None
         except (StorageError, OSError) as error:
             raise JobStopped(FetchResult.NO_ROOM, f"Piece {target.piece} cannot be noted: {error}") from error
-        self._emit(PieceDone(job.job_id, target.piece, digest, target.size))
+        self._emit(PieceDone(job.job_id, target.piece, digest, target.size, time.monotonic()))
 
 
 def write_all(fd: int, view: memoryview, offset: int) -> None:

@@ -91,3 +91,19 @@ def test_a_piece_that_is_lost_before_it_was_told_is_not_told(lost: int) -> None:
     speaker.announcing.gained(mask(0, 2), PEERS, 0.0)  # it never came to hold the one that is lost
     speaker.swarm.handle(Held(1 << (1 - lost)), 0.0)
     assert speaker.announcing.gathered(PEERS) == [Word(1 << (1 - lost), ("b",))]
+
+
+@pytest.mark.parametrize(("busy_s", "due"), [(0.1, 9.0), (1.0, 8.0)])
+def test_other_sources_count_as_much_only_where_links_between_nodes_are_full(busy_s: float, due: float) -> None:
+    speaker = Speaker(size_mib=400)
+    speaker.swarm.handle(PeerHas("a", mask(0, 100)), 0.0)
+    meter = speaker.swarm._peers.meter
+    meter.pause(0.0)
+    for second in range(8):  # a piece each second, which is on its way for a part of it
+        meter.begin(second + 1 - busy_s)
+        speaker.swarm.handle(PiecesArrived(999, 1 << (399 - second), MIB), second + 1.0)
+        meter.pause(second + 1.0)
+    assert speaker.swarm.peers_load(8.0) == pytest.approx(busy_s, abs=0.1)
+    speaker.announcing.gained(0, PEERS, 0.0)
+    assert speaker.gain(0, 16, 8.0) is None
+    assert speaker.announcing.due == due

@@ -327,7 +327,7 @@ def test_an_id_is_free_again_when_its_job_has_ended(
 def test_what_happens_late_is_told_within_20_ms() -> None:
     told = threading.Event()
     pool = FetchPool(events=lambda events: told.set())
-    pool._events.put(PieceDone(1, 1, b"", 1))
+    pool._events.put(PieceDone(1, 1, b"", 1, 0.0))
     assert told.wait(1)
     pool.close()
 
