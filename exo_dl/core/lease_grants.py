@@ -9,6 +9,7 @@ from exo_dl.core import lease_policy as policy
 from exo_dl.core.lease_ledger import LeaseLedger
 from exo_dl.core.lease_nodes import Ask, NodeBook
 from exo_dl.core.lease_policy import START_S, CostMap, Lease, ReadTwice, choose_run, seconds_left
+from exo_dl.core.lease_readers import Readers
 from exo_dl.core.lease_types import Cut, Grant, LeaseAction
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import first_set, mask
@@ -55,6 +56,7 @@ class Granting:
         self.parked: dict[tuple[str, int], Ask] = {}
         self.doubt = 0
         self._twice = ReadTwice(self._costs, lambda: book.needed)
+        self._readers = Readers(manifest.piece_count)
         self._refused_rate = 0.0
         self._look_at = self._last_at = float("-inf")
         self._last: list[Lease] = []
@@ -62,11 +64,13 @@ class Granting:
     def serve_all(self, now: float) -> None:
         """Gives all that wait what there is, the fastest first."""
         self._refused_rate = 0.0
-        if not self.parked or not self._may_serve(now):
+        if not self.parked or self._full() or not self._may_serve(now):
             return
         for ask in sorted(self.parked.values(), key=lambda a: -self._book.slot_rate(a.node, a.slot, now)):
             if not self._book.banned(ask.node, ask.slot, now) and not self._serve(ask, now):
                 # A slower one could gain even less.
+                break
+            if self._full():
                 break
 
     def serve_one(self, ask: Ask, now: float) -> None:
@@ -83,7 +87,19 @@ class Granting:
         """Pieces that somebody wants and nobody holds, reads or is about to find on its disks."""
         return self._book.needed & ~(self._book.held | self._leases.leased | self._book.checking | self.doubt)
 
+    def _full(self) -> bool:
+        return self._readers.full(len(self._leases), len(self._book.nodes), reads=False)
+
+    def read(self, lease: Lease, position: int, now: float) -> None:
+        """A lease was read up to ``position``; the ledger does not know it yet."""
+        if self._readers.counts(len(self._book.nodes)):
+            cost, count = self._costs.run(lease.position, position), position - lease.position
+            self._readers.read(cost, count, free=self.free.bit_count(), now=now)
+
     def _serve(self, ask: Ask, now: float) -> bool:
+        nodes = len(self._book.nodes)
+        if self._readers.full(len(self._leases), nodes, reads=bool(self._leases.of(ask.node))):
+            return True
         if self._grant_free(ask, now) or self._grant_tail(ask, now) or self._grant_twice(ask, now):
             return True
         self._refused_rate = max(self._refused_rate, self._book.slot_rate(ask.node, ask.slot, now))
@@ -108,13 +124,14 @@ class Granting:
             return False
         candidates = free & self._book.nodes[ask.node].want or free
         rate = self._book.slot_rate(ask.node, ask.slot, now)
-        total_rate = self._book.total_rate(now)
+        part = self._readers.part(len(self._book.nodes))
+        total_rate = self._book.total_rate(now) * part
         left_s = self._costs.of(free | self._leases.leased) / total_rate
         fair = rate * left_s
-        if self._book.known_rate(ask.node, ask.slot) > 0:
+        if self._book.known_rate(ask.node, ask.slot) > 0 and not self._readers.trying:
             whole_s = self._costs.total / total_rate
             least = rate * policy.least_lease_s(whole_s)
-            most = rate * policy.wave_s(total_rate, self._book.connections(now), whole_s)
+            most = rate * policy.wave_s(total_rate, self._book.connections(now) * part, whole_s)
             aim = min(fair * policy.lease_part(left_s), most)
             before = self._costs.of(self._leases.leased & mask(0, first_set(candidates)))
             aim = max(aim * policy.front_part(before * rate / (aim * total_rate)), min(least, most))
@@ -202,5 +219,6 @@ class Granting:
         lease_id = next(self._ids)
         rate = self._book.known_rate(ask.node, ask.slot)
         self._leases.add(Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate))
+        self._readers.stand(len(self._leases), now)
         self.parked.pop((ask.node, ask.slot), None)
         self._emit(Grant(ask.node, ask.slot, lease_id, first, end))

@@ -197,7 +197,7 @@ def least_lease_s(whole_s: float) -> float:
     return min(_LEAST_MAX_S, max(_LEAST_S, _LEAST_PART * whole_s))
 
 
-def wave_s(total_rate: float, connections: int, whole_s: float) -> float:
+def wave_s(total_rate: float, connections: float, whole_s: float) -> float:
     """Seconds that a lease lasts at most: the digests of files are behind by about as much.
 
     Long enough that in a pull of many gigabytes the mean request is of more than 64 MiB; a part of a short pull, for

@@ -235,6 +235,7 @@ class LeaseTable:
         if not advances:
             return
         done = mask(lease.position, position)
+        self._granting.read(lease, position, now)
         self._book.add(lease.node, done)
         self._leases.advance(lease, position)
         lease.moved_at = now

@@ -314,15 +314,49 @@ def test_an_empty_pull_needs_nothing() -> None:
     assert bench.table.outstanding_bytes == 0
 
 
-def test_hundreds_of_nodes_get_one_lease_each() -> None:
-    bench = Bench(size_mib=4096)
-    for index in range(300):
-        bench.join(f"n{index}", rate=1e6)
-    for index in range(300):
-        bench.send(LeaseAsked(f"n{index}", 0, 1e6))
-    views = bench.table.leases()
-    assert len(views) == 300
-    assert sum(v.end - v.first for v in views) <= bench.manifest.piece_count
+def many_readers(nodes: int, *, uplink: float, pieces: int = 4096) -> Iterator[LeaseTable]:
+    """A pull of nodes that could read 8 MiB/s each and share ``uplink`` bytes/s, each time that somebody read."""
+    bench = Bench(size_mib=pieces * 16)
+    for index in range(nodes):
+        bench.join(f"n{index}")
+    for index in range(nodes):
+        for slot in (0, 1):
+            bench.send(LeaseAsked(f"n{index}", slot, 0.0))
+    read: dict[int, float] = {}
+    while leases := bench.table.leases():
+        yield bench.table
+        bench.now += 0.25
+        rate = min(8 * MIB, uplink / len(leases))
+        for lease in leases:
+            read[lease.lease_id] = read.get(lease.lease_id, 0.0) + rate * 0.25
+            at = min(lease.end, lease.first + int(read[lease.lease_id] / bench.manifest.piece_bytes(lease.first)))
+            if at > lease.position:
+                bench.send(LeaseProgressed(lease.node, lease.lease_id, at, rate, lease.end))
+            if at == lease.end:
+                bench.send(LeaseEnded(lease.node, lease.lease_id, at, LeaseResult.DONE))
+                bench.send(LeaseAsked(lease.node, lease.slot, rate))
+        bench.send(Tick())
+
+
+def test_of_hundreds_of_nodes_behind_one_uplink_some_read_and_pieces_come_soon() -> None:
+    """With a piece of each node on its way, nobody would have any to pass on for half of the pull."""
+    standing = [len(table.leases()) for table in many_readers(1000, uplink=1000 * MIB)]
+    assert standing[0] == 128
+    assert max(standing) <= 256
+    assert sum(count > 128 for count in standing) <= len(standing) / 3, "a trial ends where it brings nothing"
+    assert len(standing) * 0.25 <= 1.1 * 4096 * 16 / 1000
+
+
+def test_hundreds_of_nodes_get_one_lease_each_where_that_brings_more() -> None:
+    table = next(table for table in many_readers(300, uplink=1e12) if len(table.leases()) >= 300)
+    leases = table.leases()
+    assert len({lease.node for lease in leases}) == 300
+    assert sum(lease.end - lease.first for lease in leases) <= 4096
+
+
+def test_every_node_of_a_small_cluster_reads_at_once() -> None:
+    table = next(many_readers(64, uplink=100 * MIB, pieces=1024))
+    assert len(table.leases()) == 128
 
 
 def pull_with(nodes: int) -> Iterator[LeaseEvent]:
