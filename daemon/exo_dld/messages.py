@@ -179,8 +179,8 @@ def map_messages(spec: PullSpec, worker: Worker) -> list[pb.LinkMessage]:
     ]
 
 
-def progress_message(spec: PullSpec, worker: Worker) -> pb.LinkMessage:
-    """How far this node is."""
+def progress_message(spec: PullSpec, worker: Worker, *, brief: bool = False) -> pb.LinkMessage:
+    """How far this node is; ``brief``: for neighbours alone, not to be shown."""
     swarm = worker.swarm
     return pb.LinkMessage(
         node_progress=pb.NodeProgress(
@@ -197,6 +197,7 @@ def progress_message(spec: PullSpec, worker: Worker) -> pb.LinkMessage:
             hub_connections=swarm.hub_connections,
             generation=spec.generation,
             manifest=worker.check.verdict,
+            brief=brief,
         )
     )
 

@@ -200,14 +200,12 @@ class Session:
             self.offer_to([node])
         if self._chair.claim.node == node:
             self._join()
-        if self._voice is not None:
-            self._voice.tell_neighbours()
+        self._say(lambda voice: voice.met(node))
         self._changed()
 
     def node_down(self, node: str, *, left: bool = False) -> None:
         """The link to ``node`` is gone; ``left``: it said goodbye."""
-        if self._voice is not None:
-            self._voice.forget(node)
+        self._say(lambda voice: voice.forget(node))
         if self._ears is not None:
             self._ears.forget(node)
         if left and not self.spec.targets and self.running:
@@ -303,10 +301,12 @@ class Session:
     def _on_progress(self, node: str, word: pb.NodeProgress) -> None:
         if word.generation != self.spec.generation or not self.spec.wants(node):
             return
-        view = self._add_node(node)
-        view.update(word)
         if self._ears is not None and node != self._me:
             self._ears.progress(node, word)
+        if word.brief:
+            return
+        view = self._add_node(node)
+        view.update(word)
         self._check_end()
         if self.view.heal():
             self._note(f"{view.name} came back: all nodes have the model.")

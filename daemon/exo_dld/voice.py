@@ -9,6 +9,7 @@ from exo_dl.core import swarm as core
 from exo_dl.core.announcing import Announcing
 from exo_dl.core.neighbours import Neighbourhood
 from exo_dl.core.succession import Claim
+from exo_dl.core.telling import PROGRESS_S, Telling
 from exo_dl.net import wire
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dld import messages
@@ -18,8 +19,6 @@ from exo_dld.worker import Worker
 
 __all__ = ["Voice"]
 
-# Progress is told at most this often, and at once when the node's state changes.
-_PROGRESS_S = 0.5
 # Rates fall also when nothing arrives: told at least this often.
 _IDLE_S = 1.0
 _MAP_EVERY_S = 0.4
@@ -63,6 +62,10 @@ class Voice:
         self._progressed = progressed
         self._timer: asyncio.TimerHandle | None = None
         self._last_state: NodeState | None = None
+        self._telling = Telling()
+        self._last_word: pb.LinkMessage | None = None
+        self._newcomers: set[str] = set()
+        self._near = Neighbourhood(spec.pull_id, me)
         self._told: set[str] = set()
         self._asked: dict[str, float] = {}
         self._announcing = Announcing(worker.swarm)
@@ -161,26 +164,52 @@ class Voice:
     def forget(self, node: str) -> None:
         """The link to ``node`` is gone: it is told everything again when it is back."""
         self._told.discard(node)
+        self._newcomers.discard(node)
         self._asked.pop(node, None)
+
+    def met(self, node: str) -> None:
+        """A link to ``node`` stands: a neighbour is told what this node holds, all what all others heard last."""
+        self._newcomers.add(node)
+        self.tell_neighbours()
 
     def changed(self) -> None:
         """Something of this node changed: tells the others soon, or at once when its state did."""
         if self._worker.state is not self._last_state:
             self.progress()
         elif self._timer is None and not self._closed:
-            self._timer = self._loop.call_later(_PROGRESS_S, self.progress)
+            self._timer = self._loop.call_later(PROGRESS_S, self.progress)
 
     def progress(self) -> None:
-        """Tells all nodes how far this one is, now."""
+        """Tells how far this one is, now: all nodes, or where these are many and heard lately its neighbours."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._closed:
             return
-        self._last_state = self._worker.state
-        message = messages.progress_message(self._spec, self._worker)
-        for node in self._everyone():
+        changed, self._last_state = self._worker.state is not self._last_state, self._worker.state
+        everyone, now = self._everyone(), self._loop.time()
+        if self._telling.to_all(len(everyone), now, at_once=changed):
+            self._tell_all(everyone)
+            again_s = _IDLE_S if self._worker.state is NodeState.PULLING else None
+        else:
+            self._tell_near()
+            again_s = _IDLE_S if self._worker.state is NodeState.PULLING else self._telling.next_at - now
+        if again_s is not None:
+            self._timer = self._loop.call_later(again_s, self.progress)
+
+    def _tell_all(self, everyone: Collection[str]) -> None:
+        self._newcomers.clear()
+        self._last_word = message = messages.progress_message(self._spec, self._worker)
+        for node in everyone:
             self._send(node, message)
-        if self._worker.state is NodeState.PULLING:
-            self._timer = self._loop.call_later(_IDLE_S, self.progress)
         self._progressed(message.node_progress)
+
+    def _tell_near(self) -> None:
+        """What all show is what all were told, at one moment: newcomers are told that as well, and nothing newer."""
+        newcomers, self._newcomers = self._newcomers, set()
+        if (word := self._last_word) is not None:
+            for node in newcomers:
+                self._send(node, word)
+        message = messages.progress_message(self._spec, self._worker, brief=True)
+        for node in self._near.among(self._participants()):
+            self._send(node, message)

@@ -397,7 +397,7 @@ class HaveQuery(_message.Message):
     def __init__(self, pull_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class NodeProgress(_message.Message):
-    __slots__ = ("pull_id", "state", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "hub_bytes_per_s", "peer_bytes_per_s", "error", "bytes_held", "hub_connections", "generation", "manifest")
+    __slots__ = ("pull_id", "state", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "hub_bytes_per_s", "peer_bytes_per_s", "error", "bytes_held", "hub_connections", "generation", "manifest", "brief")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     BYTES_WANTED_FIELD_NUMBER: _ClassVar[int]
@@ -411,6 +411,7 @@ class NodeProgress(_message.Message):
     HUB_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    BRIEF_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
     state: int
     bytes_wanted: int
@@ -424,7 +425,8 @@ class NodeProgress(_message.Message):
     hub_connections: int
     generation: int
     manifest: int
-    def __init__(self, pull_id: _Optional[str] = ..., state: _Optional[int] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., peer_bytes_per_s: _Optional[float] = ..., error: _Optional[str] = ..., bytes_held: _Optional[int] = ..., hub_connections: _Optional[int] = ..., generation: _Optional[int] = ..., manifest: _Optional[int] = ...) -> None: ...
+    brief: bool
+    def __init__(self, pull_id: _Optional[str] = ..., state: _Optional[int] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., peer_bytes_per_s: _Optional[float] = ..., error: _Optional[str] = ..., bytes_held: _Optional[int] = ..., hub_connections: _Optional[int] = ..., generation: _Optional[int] = ..., manifest: _Optional[int] = ..., brief: _Optional[bool] = ...) -> None: ...
 
 class PullNote(_message.Message):
     __slots__ = ("pull_id", "generation", "text")
