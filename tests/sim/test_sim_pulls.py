@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import pytest
 
+from exo_dl.core.leases import LeaseAction, LeaseEvent, LeaseTable, Tick
 from exo_dl.core.pieces import iter_bits, mask
 from exo_dl.core.swarm import PiecesArrived
 from exo_dl.sim.__main__ import main
@@ -227,3 +229,35 @@ def test_when_the_last_piece_comes_the_digests_of_files_are_nearly_done(
             for piece in range(blob.first_piece, blob.end_piece):
                 hashed = max(hashed, times[piece]) + manifest.piece_bytes(piece) / 0.6e9
             assert hashed <= max(times.values()) + 0.1
+
+
+def test_what_a_node_costs_its_coordinator_does_not_grow_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in messages and in calls, which are the same on every machine."""
+    handle = LeaseTable.handle
+    calls = messages = 0
+
+    def called(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    def counted(table: LeaseTable, event: LeaseEvent, now: float) -> list[LeaseAction]:
+        nonlocal messages
+        before = sys.getprofile()
+        sys.setprofile(called)
+        try:
+            actions = handle(table, event, now)
+        finally:
+            sys.setprofile(before)
+        messages += len(actions) + (not isinstance(event, Tick))
+        return actions
+
+    monkeypatch.setattr(LeaseTable, "handle", counted)
+    per_node = []
+    for nodes in (12, 48, 96):
+        calls = messages = 0
+        report = build("hall", nodes=nodes, seed=1, size_bytes=96 << 20, files=1, quantum_s=0.01).run(until_s=1000)
+        assert report.complete
+        per_node.append((messages / nodes, calls / nodes))
+    few, more, many = per_node
+    assert more[0] <= 1.1 * few[0] and many[0] <= 1.1 * few[0]
+    assert more[1] <= 1.1 * few[1] and many[1] <= 1.1 * few[1]
