@@ -5,6 +5,10 @@ waits for them: while much is left everyone has other things to fetch. The momen
 so it is gone when the end is near, and at the beginning, when nobody has anything yet; and it is over when much is
 gathered, since then links between nodes may be what all wait for. A piece that peers hold already only adds a source:
 it is always gathered, told to those alone that lack it, and counts towards much only where the links are full.
+
+Where nodes are many, links between them stand idle until everyone has something that others lack. There a second
+source is told of nearly at once at the very beginning, and the moment grows more slowly where nodes lack much of what
+others hold: those links are what all wait for.
 """
 
 from __future__ import annotations
@@ -12,17 +16,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from exo_dl.core.neighbours import ALL_UP_TO
+from exo_dl.core.neighbours import ALL_UP_TO, MANY
 from exo_dl.core.swarm import Swarm
 
 __all__ = ["Announcing", "Word", "progress_s"]
 
-_SOURCE_S = 0.05
+_SOURCE_S, _SOURCE_FIRST_S = 0.05, 0.002
 _LONGEST_S = 1.0
-_ENOUGH_BYTES = 16 << 20
+_ENOUGH_BYTES, _MUCH_BYTES = 16 << 20, 28 << 20
 _FULL = 0.8
 _PART_OF_LEFT = 0.1
-_PART_OF_GONE = 0.25
+_PART_OF_GONE, _PART_OF_GONE_BEHIND = 0.25, 0.05
 _PROGRESS_S, _PROGRESS_MAX_S = 0.2, 1.0
 
 
@@ -61,11 +65,14 @@ class Announcing:
             now: seconds on a clock that never goes back.
         """
         self._began = now if self._began is None else self._began
-        wait_s = min(_LONGEST_S, (now - self._began) * _PART_OF_GONE, self._swarm.seconds_left(now) * _PART_OF_LEFT)
+        gone_s, many = now - self._began, len(nodes) >= MANY
+        part = _PART_OF_GONE_BEHIND if many and self._behind() else _PART_OF_GONE
+        wait_s = min(_LONGEST_S, gone_s * part, self._swarm.seconds_left(now) * _PART_OF_LEFT)
+        source_s = min(_SOURCE_S, _SOURCE_FIRST_S + gone_s * _PART_OF_GONE) if many else _SOURCE_S
         fresh = pieces & ~self._swarm.held_by_peers if wait_s < _SOURCE_S else 0
         if later := pieces & ~fresh:
             self._waiting |= later
-            due = now + max(wait_s, _SOURCE_S)
+            due = now + max(wait_s, source_s)
             if self._much_waits(now):
                 due = now
             self._due = due if self._due is None else min(self._due, due)
@@ -75,6 +82,10 @@ class Announcing:
         sources_count = self._swarm.peers_load(now) >= _FULL
         counted = self._waiting if sources_count else self._waiting & ~self._swarm.held_by_peers
         return self._swarm.bytes_of(counted) >= _ENOUGH_BYTES
+
+    def _behind(self) -> bool:
+        """Much is here or with peers that the other side lacks: links between nodes are what all wait for."""
+        return self._swarm.bytes_of(self._swarm.have ^ self._swarm.held_by_peers) >= _MUCH_BYTES
 
     @property
     def due(self) -> float | None:

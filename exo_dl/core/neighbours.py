@@ -12,10 +12,12 @@ from bisect import bisect_left, insort
 from collections.abc import Collection
 from functools import lru_cache
 
-__all__ = ["ALL_UP_TO", "Neighbourhood"]
+__all__ = ["ALL_UP_TO", "MANY", "Neighbourhood"]
 
 ALL_UP_TO = 16
 """Nodes of a cluster in which everyone is everyone's neighbour."""
+MANY = 6
+"""Peers from which on links between nodes, and not those to the hub, are likely to be what all wait for."""
 _RINGS = 6
 
 

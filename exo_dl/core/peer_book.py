@@ -8,6 +8,10 @@ Pieces that one peer alone holds are dealt out among all nodes by their number, 
 request can bring them: each node asks the holder for its own share of them first, then for what others hold as well,
 and only then for the others' shares. A holder that cannot send as fast as it reads from the hub so sends each piece
 about once, and the nodes pass it on among themselves. One that is not behind is asked for all that it alone holds.
+
+Where peers are many, this matters most when the first pieces come: if all asked for these at once, the holder would
+send one piece to ten nodes while the others' links stand idle. So for a moment each node asks for its own share alone,
+dealt out piece by piece, and for what a node without such pieces holds; until the holder is free of these.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import random
 from dataclasses import dataclass, field
 
 from exo_dl.core.manifest import Manifest
+from exo_dl.core.neighbours import MANY
 from exo_dl.core.pieces import first_set, mask, run_end
 from exo_dl.core.rarity import RarityMap
 
@@ -26,13 +31,13 @@ _REQUEST_MAX_BYTES = 16 << 20
 _REQUEST_RUNS = 16
 _SHARE_BYTES = 4 << 20
 _SHARES = 16
+_FIRST_S, _FINE_S = 0.2, 1.0
 _BUSY_MIN_S = 0.03
 _BUSY_MAX_S = 1.0
 _FAILED_MIN_S = 0.2
 _FAILED_MAX_S = 10.0
 _STRIKES = 3
 _BEHIND = 8
-_MANY = 6
 _GAINING_S = 2.0
 _DISTRUST_S = 20.0
 _DISTRUST_MAX_S = 300.0
@@ -103,6 +108,8 @@ class PeerBook:
         self._manifest = manifest
         self._node = node
         self._shares: tuple[int, int] | None = None
+        self._fine = False
+        self._began: float | None = None
         self._rng = rng
         self._max_per_peer = max_per_peer
         self._offset = rng.randrange(max(1, manifest.piece_count))
@@ -188,28 +195,31 @@ class PeerBook:
         available = need & (before | after)
         if not available:
             return None
+        self._began = now if self._began is None else self._began
+        begins = self._first_until() > now
         single = available & self.rarity.single
-        share_before, share_after = self._own_shares()
+        share_before, share_after = self._own_shares(fine=len(self.peers) >= MANY and now - self._began < _FINE_S)
         if mine := single & (before & share_before | after & share_after):
             wanted = need = mine
         elif several := available & ~single:
             wanted, need = self.rarity.rarest(several), need & ~single
             # A holder that is behind with what it alone holds is spared what others can give.
-            ready = [p for p in peers if p.has & several and (p.has & single).bit_count() <= _BEHIND]
-            if not ready and not idle:
+            spared = 0 if begins else _BEHIND
+            ready = [p for p in peers if p.has & several and (p.has & single).bit_count() <= spared]
+            if not ready and (begins or not idle):
                 # What they send of it is lacking where only they can help. Others give it soon.
                 return None
             peers = ready or [p for p in peers if p.has & several]
-            if len(self.peers) >= _MANY:
+            if len(self.peers) >= MANY:
                 # The holder first, then the rarest that it holds: the rarest of all would bring everybody to the few
                 # that hold it, while others send nothing.
                 peers = [self.quickest(peers)]
             among = _held(peers)
             wanted = wanted & among or self.rarity.rarest(several & among)
-        elif idle or single.bit_count() <= _BEHIND:
+        elif not begins and (idle or single.bit_count() <= _BEHIND):
             wanted = single
         else:
-            # Its holder is behind: the nodes whose share it is will have it soon.
+            # Its holder is behind, or would be: the nodes whose share it is will have it soon.
             return None
         first = first_set(wanted, self._offset)
         if first < 0:
@@ -224,12 +234,21 @@ class PeerBook:
             need = wanted = single if (holder.has & single).bit_count() <= _BEHIND else need & single
         return Wish(holder.name, self._request(first, holder, need, wanted, most))
 
-    def _own_shares(self) -> tuple[int, int]:
-        """This node's share of what a peer before or after it (by id) alone holds: every block of one remainder."""
-        if self._shares is None:
+    def _first_until(self) -> float:
+        """Until when the first pieces are asked for as the head of this module says, where peers are many."""
+        return self._began + _FIRST_S if self._began is not None and len(self.peers) >= MANY else 0.0
+
+    def _own_shares(self, *, fine: bool) -> tuple[int, int]:
+        """This node's share of what a peer before or after it (by id) alone holds: every block of one remainder.
+
+        Args:
+            fine: blocks are of one piece.
+        """
+        if self._shares is None or fine != self._fine:
+            self._fine = fine
             count, nodes = self._manifest.piece_count, max(1, len(self.peers))
             piece = max(1, self._manifest.total_bytes // max(1, count))
-            block = max(1, min(_SHARE_BYTES // piece, count // (nodes * _SHARES)))
+            block = 1 if fine else max(1, min(_SHARE_BYTES // piece, count // (nodes * _SHARES)))
             step = nodes * block
             starts = ((1 << step * (count // step + 1)) - 1) // ((1 << step) - 1)
             blocks = starts * mask(0, block)
@@ -249,10 +268,10 @@ class PeerBook:
         if len(peers) == 1:
             return peers[0]
 
-        def key(peer: Peer) -> tuple[bool, float]:
+        def key(peer: Peer) -> tuple[bool, bool, float]:
             # Rates are blurred, so that a peer that looked slow once is tried again, and equals take turns.
-            rate = peer.rate * self._rng.uniform(0.5, 1.0)
-            return peer.distrusted, (len(peer.fetches) + 1) / rate if rate > 0 else 0.0
+            blur = self._rng.uniform(0.5, 1.0)
+            return peer.distrusted, peer.rate > 0, (len(peer.fetches) + 1) / ((peer.rate or 1.0) * blur)
 
         return min(peers, key=key)
 
@@ -315,6 +334,8 @@ class PeerBook:
     def next_wait(self, need: int, now: float) -> float | None:
         """When a peer that holds some of ``need`` may be asked again."""
         waits = [p.wait_until for p in self.peers.values() if p.wait_until > now and p.has & need]
+        if need and (first_until := self._first_until()) > now:
+            waits.append(first_until)
         return min(waits, default=None)
 
     def piece_range(self, first: int, end: int) -> int:

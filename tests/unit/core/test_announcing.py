@@ -107,3 +107,20 @@ def test_other_sources_count_as_much_only_where_links_between_nodes_are_full(bus
     speaker.announcing.gained(0, PEERS, 0.0)
     assert speaker.gain(0, 16, 8.0) is None
     assert speaker.announcing.due == due
+
+
+def test_where_nodes_are_many_and_much_is_lacking_pieces_are_told_sooner() -> None:
+    speaker = Speaker(size_mib=400)
+    few, many = PEERS, tuple("abcdefg")
+    for peers, due_s in ((few, 0.05), (many, 0.007)):
+        announcing = Announcing(speaker.swarm)
+        assert announcing.gained(mask(0, 1), peers, 0.0)
+        speaker.swarm.handle(PeerHas("a", mask(1, 2)), 0.0)
+        announcing.gained(mask(1, 2), peers, 0.02)
+        assert announcing.due == pytest.approx(0.02 + due_s)
+    for first, wait_s in ((100, 0.5), (200, 0.1)):
+        speaker.swarm.handle(Held(mask(first, first + 15)), 2.0)
+        announcing = Announcing(speaker.swarm)
+        announcing.gained(mask(0, 1), many, 0.0)
+        assert announcing.gained(mask(first, first + 15), many, 2.0) is None
+        assert announcing.due == pytest.approx(2.0 + wait_s)

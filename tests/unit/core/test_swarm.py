@@ -205,6 +205,27 @@ def test_a_peer_that_is_behind_is_not_asked_for_what_another_has_no_room_to_give
     assert other.peer == "a" and not other.pieces & ~both
 
 
+def test_where_peers_are_many_the_first_pieces_of_one_are_dealt_out_among_all() -> None:
+    bench = Bench(size_mib=64)
+    for name in "abcdefg":
+        bench.send(PeerJoined(name))
+    wishes = every(FetchFromPeer, bench.send(PeerHas("a", mask(0, 30))))
+    assert len(wishes) == 2
+    assert not (wishes[0].pieces | wishes[1].pieces) & ~sum(1 << at for at in range(6, 30, 7))
+    # What somebody else has as well does not cost the holder anything.
+    assert only(FetchFromPeer, bench.send(PeerHas("b", mask(0, 1)))).peer == "b"
+
+
+def test_who_has_no_share_of_the_first_pieces_waits_for_a_moment_only() -> None:
+    bench = Bench(size_mib=64)
+    for name in "abcdefg":
+        bench.send(PeerJoined(name))
+    assert not every(FetchFromPeer, bench.send(PeerHas("a", mask(0, 2))))
+    at = bench.swarm.next_deadline()
+    assert at is not None and at <= 0.25
+    assert {wish.peer for wish in every(FetchFromPeer, bench.send(Tick(), at=at))} == {"a"}
+
+
 def test_the_rarest_are_asked_for_first() -> None:
     bench = Bench(max_peer_fetches=1)
     bench.send(Held(mask(2, 30)))
