@@ -213,6 +213,8 @@ class Granting:
         return policy.slowed_rate(self._costs, lease, position, rate, now)
 
     def _eta(self, lease: Lease, now: float) -> float:
+        if lease.position >= lease.end:  # read, and its end is about to be told
+            return 0.0
         return seconds_left(self._costs, lease, self.rate(lease, now), now)
 
     def _grant(self, ask: Ask, first: int, end: int, now: float, *, duplicate: bool) -> None:

@@ -239,18 +239,22 @@ def test_a_new_coordinator_adopts_leases_and_cuts_what_overlaps() -> None:
     assert bench.ask("b", slot=1, rate=10e6).lease_id >> 32 == 2
 
 
-@pytest.mark.parametrize(("fast", "granted"), [(3.6e6, True), (100e6, False)])
+@pytest.mark.parametrize(
+    ("fast", "at", "granted"),
+    [
+        pytest.param(3.6e6, 60, True, id="a piece takes it 0.3 s, and there are four"),
+        pytest.param(100e6, 60, False, id="it reads all four before a slow one had read one"),
+        pytest.param(100e6, 61, False, id="it is through, and about to ask"),
+    ],
+)
 def test_last_pieces_wait_for_a_faster_connection_only_where_it_has_read_them_all_before(
-    fast: float, granted: bool
+    fast: float, at: int, granted: bool
 ) -> None:
-    """The last piece of a fast connection, and three more that are free: a slow one asks for one of them."""
     bench = Bench(size_mib=64)
-    rest = mask(60, 64)
-    bench.send(NodeJoined("fast", bench.every & ~rest, 0, bench.every, (), fast))
-    bench.send(NodeJoined("slow", bench.every & ~rest, 0, bench.every, (), 1e6))
-    grant = bench.ask("fast", rate=fast)
-    lease_id = grant.lease_id
-    bench.send(LeaseProgressed("fast", lease_id, grant.first, fast, grant.first + 1))
+    have = mask(0, 60)
+    bench.send(NodeJoined("fast", have, 0, bench.every, (HeldLease(7, 59, 61, 60),), fast))
+    bench.send(LeaseProgressed("fast", 7, at, fast, 61))
+    bench.send(NodeJoined("slow", have, 0, bench.every, (), 1e6))
     answer = bench.send(LeaseAsked("slow", 0, 1e6))
     assert any(isinstance(action, Grant) for action in answer) is granted
 
