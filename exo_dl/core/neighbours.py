@@ -16,7 +16,7 @@ __all__ = ["ALL_UP_TO", "MANY", "Neighbourhood"]
 
 ALL_UP_TO = 16
 """Nodes of a cluster in which everyone is everyone's neighbour."""
-MANY = 6
+MANY = 8
 """Peers from which on links between nodes, and not those to the hub, are likely to be what all wait for."""
 _RINGS = 6
 

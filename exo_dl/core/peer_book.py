@@ -38,6 +38,7 @@ _FAILED_MIN_S = 0.2
 _FAILED_MAX_S = 10.0
 _STRIKES = 3
 _BEHIND = 8
+_HOLDER_FIRST = 6
 _GAINING_S = 2.0
 _DISTRUST_S = 20.0
 _DISTRUST_MAX_S = 300.0
@@ -210,7 +211,7 @@ class PeerBook:
                 # What they send of it is lacking where only they can help. Others give it soon.
                 return None
             peers = ready or [p for p in peers if p.has & several]
-            if len(self.peers) >= MANY:
+            if len(self.peers) >= _HOLDER_FIRST:
                 # The holder first, then the rarest that it holds: the rarest of all would bring everybody to the few
                 # that hold it, while others send nothing.
                 peers = [self.quickest(peers)]

@@ -111,7 +111,7 @@ def test_other_sources_count_as_much_only_where_links_between_nodes_are_full(bus
 
 def test_where_nodes_are_many_and_much_is_lacking_pieces_are_told_sooner() -> None:
     speaker = Speaker(size_mib=400)
-    few, many = PEERS, tuple("abcdefg")
+    few, many = PEERS, tuple("abcdefgh")
     for peers, due_s in ((few, 0.05), (many, 0.007)):
         announcing = Announcing(speaker.swarm)
         assert announcing.gained(mask(0, 1), peers, 0.0)

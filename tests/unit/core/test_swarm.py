@@ -218,7 +218,7 @@ def test_where_peers_are_many_the_first_pieces_of_one_are_dealt_out_among_all() 
 
 def test_who_has_no_share_of_the_first_pieces_waits_for_a_moment_only() -> None:
     bench = Bench(size_mib=64)
-    for name in "abcdefg":
+    for name in "abcdefgh":
         bench.send(PeerJoined(name))
     assert not every(FetchFromPeer, bench.send(PeerHas("a", mask(0, 2))))
     at = bench.swarm.next_deadline()
