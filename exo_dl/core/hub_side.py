@@ -32,6 +32,7 @@ __all__ = ["HubSide", "Slot"]
 
 _REPORT_S = 0.25
 _REPORT_MAX_S = 1.0
+_MEASURED_BYTES = 1 << 20
 _ASK_AGAIN_S = 10.0
 _TRIES = 3
 _RETRY_S = 0.2
@@ -315,7 +316,7 @@ class HubSide:
             return
         if slot.asked_at is None or now - slot.asked_at >= _ASK_AGAIN_S:
             slot.asked_at = now
-            self._emit(AskLease(slot.index, slot.meter.rate(now)))
+            self._emit(AskLease(slot.index, self._measured(slot, now)))
 
     def _start(self, slot: Slot, work: _Work, have: int, now: float) -> None:
         end = min(work.end, self._manifest.blob_of(work.position).end_piece)
@@ -333,7 +334,13 @@ class HubSide:
 
     def _report(self, slot: Slot, work: _Work, now: float) -> None:
         work.told, work.tell_at = work.position, now + self._report_s(slot, now)
-        self._emit(ReportLease(work.lease_id, work.position, slot.meter.rate(now), work.end))
+        self._emit(ReportLease(work.lease_id, work.position, self._measured(slot, now), work.end))
+
+    @staticmethod
+    def _measured(slot: Slot, now: float) -> float:
+        """The rate to be told, bytes/s; 0 while only small files were read: theirs is that of round trips."""
+        meter = slot.meter
+        return meter.rate(now) if meter.total_bytes >= _MEASURED_BYTES or not meter.measured else 0.0
 
     def _report_s(self, slot: Slot, now: float) -> float:
         """Seconds between two reports: a long lease needs no news four times a second."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 from exo_dl.core import lease_policy as policy
@@ -122,7 +122,8 @@ class Granting:
         free = self.free
         if not free:
             return False
-        candidates = free & self._book.nodes[ask.node].want or free
+        beside = self._leases.of(ask.node)
+        candidates = self._small_beside(free & self._book.nodes[ask.node].want or free, bool(beside))
         rate = self._book.slot_rate(ask.node, ask.slot, now)
         part = self._readers.part(len(self._book.nodes))
         total_rate = self._book.total_rate(now) * part
@@ -138,12 +139,26 @@ class Granting:
         else:
             least, aim = 0.0, min(max(fair / 8, 1.0), float(_FIRST_LEASE_BYTES))
         first, end = choose_run(candidates, self._costs, aim=aim, least=min(least, fair) / 2)
+        if fair > 2 * aim and end - first > 1 and self._end_together(first, end, beside, rate, now):
+            end -= 1
         piece = self._costs.run(first, first + 1)
         if piece / rate > max(left_s, START_S) and self._faster_ones_s(rate, piece, free, now) < piece / rate:
             # Alone with this piece it would take longer than faster ones need for all that is free.
             return False
         self._grant(ask, first, end, now, duplicate=False)
         return True
+
+    def _small_beside(self, candidates: int, beside: bool) -> int:
+        """Small files for a connection of a node that reads something else as well, others for one that does not.
+
+        A small file takes a round trip in which its connection stands idle: there the node's link is used all the same.
+        """
+        return (candidates & self._costs.small if beside else candidates & ~self._costs.small) or candidates
+
+    def _end_together(self, first: int, end: int, beside: Iterable[Lease], rate: float, now: float) -> bool:
+        """Whether such a lease would end when another of its node does: its link stood idle until both have others."""
+        end_s = self._costs.run(first, end) / rate
+        return any(abs(self._eta(lease, now) - end_s) < START_S for lease in beside)
 
     def _faster_ones_s(self, rate: float, piece: float, free: int, now: float) -> float:
         """Seconds until connections that are faster than ``rate`` had read all that is free, a ``piece`` at least.
@@ -161,7 +176,7 @@ class Granting:
         if self._leases.is_cut_for(ask.node, ask.slot):
             return True
         thief_rate = self._book.slot_rate(ask.node, ask.slot, now)
-        victim = next(self._last_to_end(now), None)
+        victim = next((lease for lease in self._last_to_end(now) if self._may_take(ask.node, lease)), None)
         if victim is None:
             return False
         rate = self.rate(victim, now)
@@ -171,6 +186,15 @@ class Granting:
         self._leases.cut(victim, split.end, ask.node, ask.slot, now)
         self._emit(Cut(victim.node, victim.lease_id, split.end))
         return True
+
+    def _may_take(self, node: str, lease: Lease) -> bool:
+        """Whether a node may take over the tail of a lease. Of its own only where no other node is faster.
+
+        Connections of one node share its link: another one there helps only where a hub limits each of them, and what
+        is dealt out among them is in pieces that are being read, and can be taken by a faster node no more.
+        """
+        nodes = self._book.nodes
+        return lease.node != node or nodes[node].rate >= max(other.rate for other in nodes.values())
 
     def answered(self, lease: Lease, end: int, now: float) -> bool:
         """The node of a lease said where it ends (0: nothing). Returns whether that changes anything."""

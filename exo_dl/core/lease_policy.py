@@ -37,12 +37,13 @@ REPORT_S = 0.3
 """Nodes tell their progress at least this often, seconds."""
 START_S = 0.1
 """From a grant to the first byte, seconds."""
+_SMALL_BYTES, _SMALL_PART = BLOB_OVERHEAD_BYTES, 0.05
 _MARGIN_S = 0.3
 # Each lease is a few requests, as it is asked for in parts and files end in it: some times 64 MiB, for that mean.
 _WAVE_BYTES, _WAVE_PART, _WAVE_LEAST_S = 200 << 20, 0.35, 2.0
 _PART_MIN, _PART_MAX, _KEPT_S = 0.7, 0.92, 1.7
 _FRONT_PART, _FRONT_BEFORE = 0.4, 0.3
-_LEAST_S, _LEAST_MAX_S, _LEAST_PART = 0.4, 3.0, 0.015
+_LEAST_S, _LEAST_MAX_S, _LEAST_PART = 0.2, 3.0, 0.015
 _TWICE_PART, _CUT_PART = 0.009, 0.005  # of all that is needed
 _UNDER_WAY_S = 0.06
 _LARGE_GAIN_S = 0.5
@@ -86,7 +87,12 @@ class Split(NamedTuple):
 
 
 class CostMap:
-    """Cost of runs and sets of pieces of one manifest."""
+    """Cost of runs and sets of pieces of one manifest.
+
+    Attributes:
+        small: the pieces of files for which a request costs about as much as their bytes do, or more; empty where
+            these are a large part of all: then they are read in long runs, like others.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -104,6 +110,9 @@ class CostMap:
             self._classify(sizes, blob.end_piece - 1, blob.end_piece, last + BLOB_OVERHEAD_BYTES)
         self.total = cost
         self._classes = [(bits, total / count) for bits, total, count in sizes.values()]
+        small = [blob for blob in blobs if blob.size <= _SMALL_BYTES]
+        few = sum(blob.size + BLOB_OVERHEAD_BYTES for blob in small) <= _SMALL_PART * cost
+        self.small = sum(mask(blob.first_piece, blob.end_piece) for blob in small) if few else 0
 
     @staticmethod
     def _classify(sizes: dict[int, tuple[int, int, int]], first: int, end: int, size: int) -> None:
