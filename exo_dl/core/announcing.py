@@ -2,9 +2,10 @@
 
 A message costs more than a piece's entry in it, so pieces are gathered for a moment and told together, where nobody
 waits for them: while much is left everyone has other things to fetch. The moment is a part of the time that is left,
-so it is gone when the end is near, and at the beginning, when nobody has anything yet; and it is over when much is
-gathered, since then links between nodes may be what all wait for. A piece that peers hold already only adds a source:
-it is always gathered, told to those alone that lack it, and counts towards much only where the links are full.
+so it is gone when the end is near, and at the beginning, when nobody has anything yet; a smaller part where the links
+between nodes are full, for then they are what all wait for; and it is over when much is gathered. A piece that peers
+hold already only adds a source: it is always gathered, told to those alone that lack it, and counts towards much only
+where the links are full.
 
 Where nodes are many, links between them stand idle until everyone has something that others lack. There a second
 source is told of nearly at once at the very beginning, and the moment grows more slowly where nodes lack much of what
@@ -17,6 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from exo_dl.core.neighbours import ALL_UP_TO, MANY
+from exo_dl.core.peer_side import FULL
 from exo_dl.core.swarm import Swarm
 
 __all__ = ["Announcing", "Word", "progress_s"]
@@ -24,8 +26,7 @@ __all__ = ["Announcing", "Word", "progress_s"]
 _SOURCE_S, _SOURCE_FIRST_S = 0.05, 0.002
 _LONGEST_S = 1.0
 _ENOUGH_BYTES, _MUCH_BYTES = 16 << 20, 28 << 20
-_FULL = 0.8
-_PART_OF_LEFT = 0.1
+_PART_OF_LEFT, _PART_OF_LEFT_FULL = 0.2, 0.1
 _PART_OF_GONE, _PART_OF_GONE_BEHIND = 0.25, 0.05
 _PROGRESS_S, _PROGRESS_MAX_S = 0.2, 1.0
 
@@ -66,8 +67,10 @@ class Announcing:
         """
         self._began = now if self._began is None else self._began
         gone_s, many = now - self._began, len(nodes) >= MANY
+        full = many or self._swarm.peers_load(now) >= FULL
         part = _PART_OF_GONE_BEHIND if many and self._behind() else _PART_OF_GONE
-        wait_s = min(_LONGEST_S, gone_s * part, self._swarm.seconds_left(now) * _PART_OF_LEFT)
+        part_left = _PART_OF_LEFT_FULL if full else _PART_OF_LEFT
+        wait_s = min(_LONGEST_S, gone_s * part, self._swarm.seconds_left(now) * part_left)
         source_s = min(_SOURCE_S, _SOURCE_FIRST_S + gone_s * _PART_OF_GONE) if many else _SOURCE_S
         fresh = pieces & ~self._swarm.held_by_peers if wait_s < _SOURCE_S else 0
         if later := pieces & ~fresh:
@@ -79,7 +82,7 @@ class Announcing:
         return Word(fresh, tuple(nodes)) if fresh and nodes else None
 
     def _much_waits(self, now: float) -> bool:
-        sources_count = self._swarm.peers_load(now) >= _FULL
+        sources_count = self._swarm.peers_load(now) >= FULL
         counted = self._waiting if sources_count else self._waiting & ~self._swarm.held_by_peers
         return self._swarm.bytes_of(counted) >= _ENOUGH_BYTES
 

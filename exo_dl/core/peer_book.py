@@ -2,7 +2,7 @@
 
 Rarest first among what the node wants; ties fall to pieces at a random place of the node's own, so that nodes that
 begin together ask for different pieces; of a piece's holders the one that is expected to bring it first, by its
-rate and load, is asked for pieces worth about a fifth of a second: neighbours first, then others that are as rare.
+rate and load, is asked for pieces worth some tenths of a second: neighbours first, then others that are as rare.
 
 Pieces that one peer alone holds are dealt out among all nodes by their number, some neighbours at a time, so that one
 request can bring them: each node asks the holder for its own share of them first, then for what others hold as well,
@@ -26,7 +26,7 @@ from exo_dl.core.rarity import RarityMap
 
 __all__ = ["Fetch", "Peer", "PeerBook", "Wish"]
 
-_REQUEST_S = 0.2
+_REQUEST_S, _REQUEST_FULL_S = 0.4, 0.2
 _REQUEST_MAX_BYTES = 16 << 20
 _REQUEST_RUNS = 16
 _SHARE_BYTES = 4 << 20
@@ -177,13 +177,14 @@ class PeerBook:
             if len(p.fetches) < (1 if p.distrusted else self._max_per_peer) and p.wait_until <= now and p.has
         ]
 
-    def choose(self, need: int, now: float, *, idle: bool) -> Wish | None:
+    def choose(self, need: int, now: float, *, idle: bool, full: bool = False) -> Wish | None:
         """What to ask next, and of whom; None when there is nothing that should be asked now.
 
         Args:
             need: pieces to choose from.
             now: seconds.
             idle: no transfer is in flight: then something is asked wherever a peer can give it.
+            full: links between nodes are what all wait for: requests are small, so that they are shared evenly.
         """
         peers = self.eligible(now)
         eligible = len(peers)
@@ -233,7 +234,9 @@ class PeerBook:
             # It has to come from there, and together it costs least.
             most = self._manifest.piece_count
             need = wanted = single if (holder.has & single).bit_count() <= _BEHIND else need & single
-        return Wish(holder.name, self._request(first, holder, need, wanted, most))
+        request_s = _REQUEST_FULL_S if full or len(self.peers) >= MANY else _REQUEST_S
+        budget = min(holder.rate * request_s, _REQUEST_MAX_BYTES)
+        return Wish(holder.name, self._request(first, holder, need, wanted, most, budget))
 
     def _first_until(self) -> float:
         """Until when the first pieces are asked for as the head of this module says, where peers are many."""
@@ -276,9 +279,11 @@ class PeerBook:
 
         return min(peers, key=key)
 
-    def _request(self, first: int, holder: Peer, need: int, wanted: int, most: int) -> int:
-        """The pieces of one request: ``first``, needed neighbours of it, and more of ``wanted``, at most ``most``."""
-        budget = min(holder.rate * _REQUEST_S, _REQUEST_MAX_BYTES)
+    def _request(self, first: int, holder: Peer, need: int, wanted: int, most: int, budget: float) -> int:
+        """The pieces of one request: ``first``, needed neighbours of it, and more of ``wanted``.
+
+        At most ``most`` pieces and, but for the first, ``budget`` bytes.
+        """
         end = self._stop(need & holder.has, first, budget, most)
         pieces, count = mask(first, end), end - first
         budget -= self._manifest.run_bytes(first, end)

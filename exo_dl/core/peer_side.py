@@ -18,7 +18,10 @@ from exo_dl.core.swarm_types import (
     SwarmAction,
 )
 
-__all__ = ["PeerSide"]
+__all__ = ["FULL", "PeerSide"]
+
+FULL = 0.8
+"""From this load on (see `PeerSide.load`) the links between nodes are what all wait for."""
 
 _STALL_S = 3.0
 _STALL_TIMES = 4.0
@@ -172,8 +175,9 @@ class PeerSide:
 
     def plan(self, askable: int, now: float, *, lacking_bytes: int) -> None:
         """Asks for as much of ``askable`` as there is room for."""
+        full = self.load(now) >= FULL
         while askable and self.room(now, lacking_bytes):
-            wish = self.book.choose(askable, now, idle=not self.flying)
+            wish = self.book.choose(askable, now, idle=not self.flying, full=full)
             if wish is None:
                 break
             self._fetch(wish.peer, wish.pieces, now)
