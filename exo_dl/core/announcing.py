@@ -25,7 +25,7 @@ __all__ = ["Announcing", "Word", "progress_s"]
 
 _SOURCE_S, _SOURCE_FIRST_S = 0.05, 0.002
 _LONGEST_S = 1.0
-_ENOUGH_BYTES, _MUCH_BYTES = 16 << 20, 28 << 20
+_ENOUGH_BYTES, _ENOUGH_PART, _MUCH_BYTES = 16 << 20, 0.01, 28 << 20
 _PART_OF_LEFT, _PART_OF_LEFT_FULL = 0.2, 0.1
 _PART_OF_GONE, _PART_OF_GONE_BEHIND = 0.25, 0.05
 _PROGRESS_S, _PROGRESS_MAX_S = 0.2, 1.0
@@ -56,6 +56,8 @@ class Announcing:
         self._began: float | None = None
         self._waiting = 0
         self._due: float | None = None
+        # What nobody was told of is lost to the others when this node dies.
+        self._enough = min(_ENOUGH_BYTES, _ENOUGH_PART * swarm.bytes_of(swarm.want))
 
     def gained(self, pieces: int, nodes: Collection[str], now: float) -> Word | None:
         """Newly verified pieces, and what is to be told of them at once. The rest is for `gathered`, at `due`.
@@ -84,7 +86,7 @@ class Announcing:
     def _much_waits(self, now: float) -> bool:
         sources_count = self._swarm.peers_load(now) >= FULL
         counted = self._waiting if sources_count else self._waiting & ~self._swarm.held_by_peers
-        return self._swarm.bytes_of(counted) >= _ENOUGH_BYTES
+        return self._swarm.bytes_of(counted) >= self._enough
 
     def _behind(self) -> bool:
         """Much is here or with peers that the other side lacks: links between nodes are what all wait for."""

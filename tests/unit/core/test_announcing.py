@@ -13,6 +13,7 @@ from exo_dl.sim.scenarios import model
 
 MIB = 1 << 20
 PEERS = ("a", "b")
+LARGE_MIB = 1700
 
 
 class Speaker:
@@ -52,7 +53,7 @@ def test_the_first_pieces_and_those_near_the_end_are_told_at_once() -> None:
 
 
 def test_while_the_end_is_far_pieces_are_told_together_a_second_later_at_most() -> None:
-    speaker = Speaker(size_mib=400)
+    speaker = Speaker(size_mib=LARGE_MIB)
     speaker.measure(3)
     assert speaker.gain(0, 1, 3.0) == Word(mask(0, 1), PEERS)
     assert speaker.swarm.seconds_left(8.0) > 10
@@ -64,15 +65,17 @@ def test_while_the_end_is_far_pieces_are_told_together_a_second_later_at_most() 
     assert speaker.announcing.due is None
 
 
-def test_what_is_gathered_is_told_when_it_is_much() -> None:
-    speaker = Speaker(size_mib=400)
+@pytest.mark.parametrize(("size_mib", "much"), [(LARGE_MIB, 8), (400, 4)])
+def test_what_is_gathered_is_told_when_it_is_much(size_mib: int, much: int) -> None:
+    """8 pieces of 2 MiB, or one percent of the model: what nobody was told of is lost to the others when its node dies."""
+    speaker = Speaker(size_mib=size_mib)
     speaker.measure(3)
     assert speaker.gain(0, 1, 3.0) == Word(mask(0, 1), PEERS)
-    assert speaker.gain(100, 115, 8.0) is None
+    assert speaker.gain(100, 100 + much - 1, 8.0) is None
     assert speaker.announcing.due == 9.0
-    assert speaker.gain(115, 116, 8.2) is None
+    assert speaker.gain(100 + much - 1, 100 + much, 8.2) is None
     assert speaker.announcing.due == 8.2
-    assert speaker.announcing.gathered(PEERS) == [Word(mask(100, 116), PEERS)]
+    assert speaker.announcing.gathered(PEERS) == [Word(mask(100, 100 + much), PEERS)]
 
 
 def test_what_others_hold_too_is_told_a_moment_later_to_those_that_lack_it() -> None:
@@ -110,7 +113,7 @@ def test_other_sources_count_as_much_only_where_links_between_nodes_are_full(bus
 
 
 def test_where_nodes_are_many_and_much_is_lacking_pieces_are_told_sooner() -> None:
-    speaker = Speaker(size_mib=400)
+    speaker = Speaker(size_mib=LARGE_MIB)
     few, many = PEERS, tuple("abcdefgh")
     for peers, due_s in ((few, 0.05), (many, 0.007)):
         announcing = Announcing(speaker.swarm)
@@ -119,8 +122,8 @@ def test_where_nodes_are_many_and_much_is_lacking_pieces_are_told_sooner() -> No
         announcing.gained(mask(1, 2), peers, 0.02)
         assert announcing.due == pytest.approx(0.02 + due_s)
     for first, wait_s in ((100, 0.5), (200, 0.1)):
-        speaker.swarm.handle(Held(mask(first, first + 15)), 2.0)
+        speaker.swarm.handle(Held(mask(first, first + 7)), 2.0)
         announcing = Announcing(speaker.swarm)
         announcing.gained(mask(0, 1), many, 0.0)
-        assert announcing.gained(mask(first, first + 15), many, 2.0) is None
+        assert announcing.gained(mask(first, first + 7), many, 2.0) is None
         assert announcing.due == pytest.approx(2.0 + wait_s)
