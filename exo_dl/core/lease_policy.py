@@ -40,10 +40,10 @@ START_S = 0.1
 _SMALL_BYTES, _SMALL_PART = BLOB_OVERHEAD_BYTES, 0.05
 _MARGIN_S = 0.3
 # Each lease is a few requests, as it is asked for in parts and files end in it: some times 64 MiB, for that mean.
-_WAVE_BYTES, _WAVE_PART, _WAVE_LEAST_S = 200 << 20, 0.35, 2.0
+_WAVE_BYTES, _WAVE_PART, _WAVE_LEAST_S = 260 << 20, 0.35, 2.0
 _PART_MIN, _PART_MAX, _KEPT_S = 0.7, 0.92, 1.7
 _FRONT_PART, _FRONT_BEFORE = 0.4, 0.3
-_LEAST_S, _LEAST_MAX_S, _LEAST_PART = 0.2, 3.0, 0.015
+_LEAST_S, _LEAST_MAX_S, _LEAST_PART = 0.2, 5.0, 0.015
 _TWICE_PART, _CUT_PART = 0.009, 0.005  # of all that is needed
 _UNDER_WAY_S = 0.06
 _LARGE_GAIN_S = 0.5
