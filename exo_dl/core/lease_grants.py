@@ -92,9 +92,10 @@ class Granting:
 
     def read(self, lease: Lease, position: int, now: float) -> None:
         """A lease was read up to ``position``; the ledger does not know it yet."""
-        if self._readers.counts(len(self._book.nodes)):
+        nodes = len(self._book.nodes)
+        if self._readers.counts(nodes):
             cost, count = self._costs.run(lease.position, position), position - lease.position
-            self._readers.read(cost, count, free=self.free.bit_count(), now=now)
+            self._readers.read(cost, count, free=self.free.bit_count(), nodes=nodes, now=now)
 
     def _serve(self, ask: Ask, now: float) -> bool:
         nodes = len(self._book.nodes)

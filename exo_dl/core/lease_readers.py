@@ -10,7 +10,7 @@ from __future__ import annotations
 
 __all__ = ["Readers"]
 
-_ALL_UP_TO = 64  # nodes of which all may read
+_ALL_UP_TO = 32  # nodes of which all may read
 _PIECES_EACH = 32  # a reader's first piece is there when about this part of all is read
 _FEWEST, _FIRST_MOST = 32, 128
 _GAIN = 1.25  # what twice as many must bring
@@ -32,6 +32,7 @@ class Readers:
     def __init__(self, piece_count: int) -> None:
         self.most = max(_FEWEST, min(_FIRST_MOST, piece_count // _PIECES_EACH))
         self.trying = False
+        self._before = self.most
         self._base = 0.0
         self._hold_until = float("-inf")
         self._hold_s = _HOLD_S
@@ -64,7 +65,7 @@ class Readers:
         elif self._since is None:
             self._since = now, self._bytes, self._pieces
 
-    def read(self, cost: float, pieces: int, *, free: int, now: float) -> None:
+    def read(self, cost: float, pieces: int, *, free: int, nodes: int, now: float) -> None:
         """Pieces came from the hub: looks whether more connections would bring more.
 
         A window begins when there are as many as may be, and ends when each of them has brought a piece, in the mean.
@@ -74,6 +75,7 @@ class Readers:
             cost: of these pieces.
             pieces: their number.
             free: number of pieces that are not given away.
+            nodes: number of nodes: a trial with all of them is the last.
             now: seconds.
         """
         self._bytes += cost
@@ -87,12 +89,12 @@ class Readers:
         self._since = now, self._bytes, self._pieces
         if self.trying and rate < _GAIN * self._base:
             self.trying = False
-            self.most //= 2
+            self.most = self._before
             self._hold_until = now + self._hold_s
             self._hold_s = min(_HOLD_MAX_S, 2 * self._hold_s)
             return
-        self.trying = now >= self._hold_until and free >= _TRIAL_PAYS * self.most
+        self.trying = self.most < nodes and now >= self._hold_until and free >= _TRIAL_PAYS * self.most
         if self.trying:
-            self._base = rate
-            self.most *= 2
+            self._base, self._before = rate, self.most
+            self.most = min(2 * self.most, nodes)
             self._since = None
