@@ -124,6 +124,7 @@ class Transfers:
                 adjust_clock=signer.adjust,
                 group=self._pull_id,
                 tls_node=action.peer if self._encrypted else "",
+                stays=action.stays,
             )
         )
 

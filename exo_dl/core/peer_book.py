@@ -9,9 +9,12 @@ request can bring them: each node asks the holder for its own share of them firs
 and only then for the others' shares. A holder that cannot send as fast as it reads from the hub so sends each piece
 about once, and the nodes pass it on among themselves. One that is not behind is asked for all that it alone holds.
 
-Where peers are many, this matters most when the first pieces come: if all asked for these at once, the holder would
-send one piece to ten nodes while the others' links stand idle. So for a moment each node asks for its own share alone,
-dealt out piece by piece, and for what a node without such pieces holds; until the holder is free of these.
+Who has brought something is asked again at once, unless it has what nobody else does, and says "busy" to that earlier
+than to others: so the load stays where it is even, and moves from where it is not (`docs/adr/0017-staying.md`).
+
+Where peers are many, dealing out matters most when the first pieces come: if all asked for these at once, the holder
+would send one piece to ten nodes while the others' links stand idle. So for a moment each node asks for its own share
+alone, dealt out piece by piece, and for what a node without such pieces holds; until the holder is free of these.
 """
 
 from __future__ import annotations
@@ -53,7 +56,10 @@ def _held(peers: list[Peer]) -> int:
 
 @dataclass(slots=True)
 class Fetch:
-    """A transfer in flight. ``missing`` are its pieces that did not arrive from anywhere yet."""
+    """A transfer in flight.
+
+    ``missing`` are its pieces that did not arrive from anywhere yet; ``stays``: see `FetchFromPeer`.
+    """
 
     fetch_id: int
     peer: str
@@ -63,6 +69,7 @@ class Fetch:
     byte_count: int = 0
     cancelled: bool = False
     doubled: bool = False
+    stays: bool = False
 
 
 @dataclass(slots=True)
@@ -89,10 +96,11 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """These pieces are to be asked from ``peer``."""
+    """These pieces are to be asked from ``peer``; ``stays``: see `FetchFromPeer`."""
 
     peer: str
     pieces: int
+    stays: bool = False
 
 
 class PeerBook:
@@ -113,6 +121,7 @@ class PeerBook:
         self._began: float | None = None
         self._rng = rng
         self._max_per_peer = max_per_peer
+        self._stay_with = ""
         self._offset = rng.randrange(max(1, manifest.piece_count))
         self.peers: dict[str, Peer] = {}
         self.rarity = RarityMap()
@@ -201,6 +210,7 @@ class PeerBook:
         begins = self._first_until() > now
         single = available & self.rarity.single
         share_before, share_after = self._own_shares(fine=len(self.peers) >= MANY and now - self._began < _FINE_S)
+        stays = False
         if mine := single & (before & share_before | after & share_after):
             wanted = need = mine
         elif several := available & ~single:
@@ -215,7 +225,8 @@ class PeerBook:
             if len(self.peers) >= _HOLDER_FIRST:
                 # The holder first, then the rarest that it holds: the rarest of all would bring everybody to the few
                 # that hold it, while others send nothing.
-                peers = [self.quickest(peers)]
+                same = [p for p in peers if p.name == self._stay_with and not p.has & single]
+                stays, peers = bool(same), same or [self.quickest(peers)]
             among = _held(peers)
             wanted = wanted & among or self.rarity.rarest(several & among)
         elif not begins and (idle or single.bit_count() <= _BEHIND):
@@ -234,9 +245,10 @@ class PeerBook:
             # It has to come from there, and together it costs least.
             most = self._manifest.piece_count
             need = wanted = single if (holder.has & single).bit_count() <= _BEHIND else need & single
+        self._stay_with = "" if stays else self._stay_with
         request_s = _REQUEST_FULL_S if full or len(self.peers) >= MANY else _REQUEST_S
         budget = min(holder.rate * request_s, _REQUEST_MAX_BYTES)
-        return Wish(holder.name, self._request(first, holder, need, wanted, most, budget))
+        return Wish(holder.name, self._request(first, holder, need, wanted, most, budget), stays)
 
     def _first_until(self) -> float:
         """Until when the first pieces are asked for as the head of this module says, where peers are many."""
@@ -306,6 +318,10 @@ class PeerBook:
         return max(first + 1, min(stop, self._manifest.piece_at(int(self._manifest.position(first) + budget))))
 
     # ---------------------------------------------------------------- outcome
+
+    def brought(self, peer: Peer) -> None:
+        """A transfer brought all that was asked for: its peer is asked again next, where it is one of many."""
+        self._stay_with = "" if peer.distrusted else peer.name
 
     def delivered(self, peer: Peer, fetch: Fetch, at: float) -> None:
         """Bytes of a transfer arrived, the last of them ``at`` that time: its peer is well."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from exo_dl.core.manifest import Manifest
-from exo_dl.core.peer_book import Fetch, PeerBook
+from exo_dl.core.peer_book import Fetch, PeerBook, Wish
 from exo_dl.core.pieces import first_set
 from exo_dl.core.rates import RateMeter
 from exo_dl.core.swarm_types import (
@@ -143,8 +143,11 @@ class PeerSide:
         peer.fetches.discard(fetch.fetch_id)
         match event.result:
             case FetchResult.DONE if not fetch.missing:
-                pass
+                self.book.brought(peer)
             case FetchResult.CANCELLED if fetch.cancelled:
+                pass
+            case FetchResult.BUSY if fetch.stays:
+                # It has room for others still, and may be asked as one of them.
                 pass
             case FetchResult.BUSY:
                 self.book.was_busy(peer, event.retry_after_s, now)
@@ -180,7 +183,7 @@ class PeerSide:
             wish = self.book.choose(askable, now, idle=not self.flying, full=full)
             if wish is None:
                 break
-            self._fetch(wish.peer, wish.pieces, now)
+            self._fetch(wish, now)
             askable &= ~wish.pieces
         if now >= self._again_at and self.flying < self._limit and not askable & self.book.rarity.available:
             self._again_at = now + _AGAIN_S
@@ -193,13 +196,13 @@ class PeerSide:
         else:
             self.meter.pause(now)
 
-    def _fetch(self, peer: str, pieces: int, now: float, *, doubled: bool = False) -> None:
-        fetch = Fetch(self._new_fetch_id(), peer, pieces, now, now, doubled=doubled)
+    def _fetch(self, wish: Wish, now: float, *, doubled: bool = False) -> None:
+        fetch = Fetch(self._new_fetch_id(), wish.peer, wish.pieces, now, now, doubled=doubled, stays=wish.stays)
         self._fetches[fetch.fetch_id] = fetch
         self.flying += 1
         self._in_flight = self.in_flight | fetch.missing
-        self.book.peers[peer].fetches.add(fetch.fetch_id)
-        self._emit(FetchFromPeer(fetch.fetch_id, peer, pieces))
+        self.book.peers[wish.peer].fetches.add(fetch.fetch_id)
+        self._emit(FetchFromPeer(fetch.fetch_id, wish.peer, wish.pieces, wish.stays))
 
     def _cancel(self, fetch: Fetch) -> None:
         if not fetch.cancelled:
@@ -223,5 +226,5 @@ class PeerSide:
             holder = self.book.holder(piece, [p for p in self.book.eligible(now) if p is not peer])
             if holder is not None:
                 fetch.doubled = True
-                self._fetch(holder.name, 1 << piece, now, doubled=True)
+                self._fetch(Wish(holder.name, 1 << piece), now, doubled=True)
                 return

@@ -213,11 +213,19 @@ SwarmEvent = (
 
 @dataclass(frozen=True, slots=True)
 class FetchFromPeer:
-    """Read these pieces from a peer, in their order."""
+    """Read these pieces from a peer, in their order.
+
+    Attributes:
+        fetch_id: the transfer.
+        peer: which.
+        pieces: which (a set).
+        stays: one from this peer has just ended: it may say "busy" to this one earlier than to others.
+    """
 
     fetch_id: int
     peer: str
     pieces: int
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from exo_dl.net.peer_connection import Answer, ConnectionLostError, PeerConnecti
 from exo_dl.net.piece_tls import PieceTls
 from exo_dl.net.receive import PEER_FILL_BYTES, JobStopped, PieceSink, Task, fill, hub_fill_bytes
 from exo_dl.net.tickets import TIME_HEADER
+from exo_dl.net.uploads import STAY_HEADERS
 
 __all__ = [
     "FetchEvent",
@@ -270,7 +271,8 @@ class FetchPool:
             keep = False
             try:
                 task.attach(connection.shut)
-                answer = connection.ask(job.path, job.headers(), buffer, timeout_s=self._timeouts.answer_s)
+                headers = job.headers() | (STAY_HEADERS if job.stays else {})
+                answer = connection.ask(job.path, headers, buffer, timeout_s=self._timeouts.answer_s)
                 if answer.status == 200:
                     keep = self._receive(task, connection, answer, sink, buffer)
                     return

@@ -66,6 +66,7 @@ class PeerJob:
         adjust_clock: told the peer's Unix time when it answers 401, before one more try (`TicketSigner.adjust`).
         group: the pull: where a limit on bytes holds, pulls share it fairly.
         tls_node: the peer's node id: the bytes go over TLS, and to nobody else; "": in clear.
+        stays: one from this peer has just ended: it may answer "busy" while it has slots left for others.
     """
 
     job_id: int
@@ -78,6 +79,7 @@ class PeerJob:
     adjust_clock: Callable[[float], None] | None = None
     group: str = ""
     tls_node: str = ""
+    stays: bool = False
 
     def __post_init__(self) -> None:
         _check_pieces(self.pieces)

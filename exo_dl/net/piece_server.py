@@ -30,7 +30,7 @@ from exo_dl.net.request_rate import RequestRate
 from exo_dl.net.senders import Locate, Senders, Upload, short_answer
 from exo_dl.net.served import NoMemberError, ServedConnection
 from exo_dl.net.tickets import TIME_HEADER
-from exo_dl.net.uploads import PiecesRequest, ProbeRequest, parse_target, piece_path
+from exo_dl.net.uploads import PiecesRequest, ProbeRequest, asks_to_stay, parse_target, piece_path
 
 __all__ = ["PieceServer", "ServerStats", "piece_path"]
 
@@ -313,6 +313,7 @@ class PieceServer:
                 self._answer(connection, 401, "No good ticket for this request.", keep=keep, headers=now)
                 return
             request = parse_target(target)
+            stays = asks_to_stay(headers)
         except ProtocolError as error:
             self._tell(connection, "speaks no proper HTTP")
             self._answer(connection, 400, str(error), keep=False)
@@ -323,7 +324,7 @@ class PieceServer:
             self._answer(connection, 404, "There is no such thing here.", keep=keep)
         elif self._is_bare(connection, request):
             self._answer(connection, 426, "The pieces of this pull go over TLS alone.", keep=False)
-        elif not self._begin(connection, Upload(connection.sock, node, request, keep=keep)):
+        elif not self._begin(connection, Upload(connection.sock, node, request, keep=keep, stays=stays)):
             self._busy += 1
             busy = {"Retry-After": "1", "exo-dl-retry-ms": str(_BUSY_RETRY_MS)}
             self._answer(connection, 503, "All upload slots are taken.", keep=keep, headers=busy)

@@ -30,18 +30,23 @@ Locate = Callable[[str, int, int], Sequence[Extent]]
 _Client = TypeVar("_Client", bound=Hashable)
 
 _MAX_ANSWER_BYTES = 256 << 20
+_LEFT_TO_OTHERS = 5
 _STALL_S = 15.0
 _SLOWEST_BYTES_PER_S = 64 << 10
 
 
 @dataclass(slots=True)
 class Upload:
-    """One answer to be sent: on ``sock``, to ``node``; ``keep``: the connection stays open after it."""
+    """One answer to be sent: on ``sock``, to ``node``.
+
+    ``keep``: the connection stays open after it; ``stays``: another to that node has just ended.
+    """
 
     sock: socket.socket
     node: str
     request: PiecesRequest | ProbeRequest
     keep: bool
+    stays: bool = False
     moved_s: float = field(default_factory=time.monotonic)
     until: float = float("inf")
     is_cut: bool = False
@@ -90,10 +95,12 @@ class Senders(Generic[_Client]):
         return len(self._running)
 
     def begin(self, client: _Client, upload: Upload) -> bool:
-        """Starts to send; False when no slot is free."""
+        """Starts to send; False when no slot is free. Who would only stay leaves the last fifth of them to others."""
         with self._lock:
+            most = self._limiter.worthwhile(self._max_uploads)
+            most -= most // _LEFT_TO_OTHERS if upload.stays else 0
             same = sum(each.node == upload.node for each in self._running.values())
-            if len(self._running) >= self._limiter.worthwhile(self._max_uploads) or same >= self._max_per_peer:
+            if len(self._running) >= most or same >= self._max_per_peer:
                 return False
             self._running[client] = upload
         self._threads.submit(self._send, client, upload)

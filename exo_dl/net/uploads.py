@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from exo_dl.errors import ProtocolError
@@ -14,8 +14,10 @@ from exo_dl.store.extent import Extent
 
 __all__ = [
     "MAX_PROBE_BYTES",
+    "STAY_HEADERS",
     "PiecesRequest",
     "ProbeRequest",
+    "asks_to_stay",
     "parse_target",
     "piece_path",
     "send_all",
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 MAX_PROBE_BYTES = 4 << 20
+STAY_HEADERS = {"exo-dl-stay": "1"}
+"""In the request of a node whose transfer from here has just ended. Servers that know of it refuse it earlier."""
 _MAX_PIECES = 4096
 _SEND_BYTES = 512 << 10
 _SMALL_BYTES = 64 << 10
@@ -53,6 +57,11 @@ def piece_path(pull_id: str, *bounds: int) -> str:
     """The request target for pieces. ``bounds``: first piece and end (exclusive) of each of 1 to 64 runs."""
     runs = zip(bounds[::2], bounds[1::2], strict=True)
     return f"/v1/pieces/{pull_id}/" + ",".join(f"{first}-{end}" for first, end in runs)
+
+
+def asks_to_stay(headers: Mapping[str, str]) -> bool:
+    """Whether a request, by its headers (names in lower case), has `STAY_HEADERS`."""
+    return all(headers.get(name) == value for name, value in STAY_HEADERS.items())
 
 
 def parse_target(target: str) -> PiecesRequest | ProbeRequest | None:

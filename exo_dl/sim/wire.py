@@ -14,7 +14,7 @@ from exo_dl.sim.network import Flow, Network, NodeSpec
 
 __all__ = ["Counters", "Host", "HubState", "Transfer", "Wire", "WireWorld"]
 
-_MAX_UPLOADS = 10
+_MAX_UPLOADS, _MAX_UPLOADS_STAYING = 10, 8
 _MAX_UPLOADS_PER_PEER = 4
 _PEER_TIMEOUT_S = 5.0
 _HUB_TIMEOUT_S = 8.0
@@ -137,10 +137,11 @@ class Wire:
             return
         assert peer.swarm is not None  # noqa: S101 - reachable
         busy = list(peer.wire.uploads.values())
+        most = _MAX_UPLOADS_STAYING if action.stays else _MAX_UPLOADS
         result = None
         if action.pieces & ~peer.swarm.have:
             result = sw.FetchResult.MISSING
-        elif len(busy) >= _MAX_UPLOADS or busy.count(self._node.name) >= _MAX_UPLOADS_PER_PEER:
+        elif len(busy) >= most or busy.count(self._node.name) >= _MAX_UPLOADS_PER_PEER:
             result = sw.FetchResult.BUSY
         if result is not None:
             self._node.count.refused += 1

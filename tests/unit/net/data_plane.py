@@ -55,6 +55,20 @@ class Content:
         return [Extent(self.fd, self.offsets[i], self.sizes[i]) for i in range(first, end)]
 
 
+class Stuck:
+    """A `locate` that waits, so that uploads stay under way as long as a test needs."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self.go = threading.Event()
+        self.inside = threading.Semaphore(0)
+
+    def __call__(self, pull_id: str, first: int, end: int) -> list[Extent]:
+        self.inside.release()
+        assert self.go.wait(10)
+        return self._content.locate(pull_id, first, end)
+
+
 class Node:
     """A fetch pool, the file that it writes to, and what it told."""
 
@@ -90,7 +104,14 @@ class Node:
         )
 
     def fetch(
-        self, port: int, first: int, end: int, *, host: str = "127.0.0.1", held: Callable[[int], bool] | None = None
+        self,
+        port: int,
+        first: int,
+        end: int,
+        *,
+        host: str = "127.0.0.1",
+        held: Callable[[int], bool] | None = None,
+        stays: bool = False,
     ) -> int:
         self._next += 1
         path = piece_path(PULL, first, end)
@@ -104,6 +125,7 @@ class Node:
                 self.record,
                 held,
                 self.signer.adjust,
+                stays=stays,
             )
         )
         return self._next

@@ -21,7 +21,7 @@ from exo_dl.net.fetch import FetchPool, JobEnded, PeerJob, PieceDone, PieceTarge
 from exo_dl.net.limits import RateLimit
 from exo_dl.net.peer_connection import PeerConnection
 from exo_dl.net.tickets import TicketSigner, authorizer
-from tests.unit.net.data_plane import KEY, MIB, MIXED_SIZES, Content, Node, WildPeer, answer, serving
+from tests.unit.net.data_plane import KEY, MIB, MIXED_SIZES, Content, Node, Stuck, WildPeer, answer, serving
 
 SIZES = MIXED_SIZES
 COUNT = len(SIZES)
@@ -102,6 +102,21 @@ def test_busy_says_when_to_come_back(node: Node, content: Content) -> None:
     assert end.result is FetchResult.BUSY
     assert 0 < end.retry_after_s < 1
     assert node.recorded == {}
+
+
+def test_a_fetch_that_would_only_stay_is_told_busy_where_another_is_served(node: Node, content: Content) -> None:
+    stuck = Stuck(content)
+    with serving(content, locate=stuck, max_uploads=5, max_per_peer=5) as server:
+        jobs = [node.fetch(server.port, i, i + 1) for i in range(3)]
+        jobs.append(node.fetch(server.port, 3, 4, stays=True))
+        for _ in jobs:
+            assert stuck.inside.acquire(timeout=5)
+        assert node.result_of(node.fetch(server.port, 4, 5, stays=True)) is FetchResult.BUSY
+        jobs.append(node.fetch(server.port, 4, 5))
+        assert stuck.inside.acquire(timeout=5)
+        stuck.go.set()
+        assert {node.result_of(job) for job in jobs} == {FetchResult.DONE}
+    assert sorted(node.recorded) == [0, 1, 2, 3, 4]
 
 
 def test_missing_pieces_and_pulls(node: Node, content: Content) -> None:

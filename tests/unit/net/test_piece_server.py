@@ -16,7 +16,7 @@ from exo_dl.net import piece_server, senders
 from exo_dl.net.limits import RateLimit
 from exo_dl.net.piece_server import PieceServer, piece_path
 from exo_dl.store.extent import Extent
-from tests.unit.net.data_plane import PULL, Content, ask, dialled, read_answer, request, serving
+from tests.unit.net.data_plane import PULL, Content, Stuck, ask, dialled, read_answer, request, serving
 
 KIB = 1024
 
@@ -160,20 +160,6 @@ def test_strangers_are_not_kept_long(content: Content, monkeypatch: pytest.Monke
         assert read_answer(friend)[0] == 200
 
 
-class Stuck:
-    """A `locate` that waits, so that uploads stay under way as long as a test needs."""
-
-    def __init__(self, content: Content) -> None:
-        self._content = content
-        self.go = threading.Event()
-        self.inside = threading.Semaphore(0)
-
-    def __call__(self, pull_id: str, first: int, end: int) -> list[Extent]:
-        self.inside.release()
-        assert self.go.wait(10)
-        return self._content.locate(pull_id, first, end)
-
-
 def test_more_than_the_slots_is_told_busy_at_once(content: Content) -> None:
     stuck = Stuck(content)
     with serving(content, locate=stuck, max_uploads=3, max_per_peer=2) as server, contextlib.ExitStack() as stack:
@@ -197,6 +183,34 @@ def test_more_than_the_slots_is_told_busy_at_once(content: Content) -> None:
             assert read_answer(sock)[2] == content.piece(0)
         socks[4].sendall(request(path, "node-d"))
         assert read_answer(socks[4])[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"), [(None, 5), ({"exo-dl-stay": "of a later version"}, 5), ({"Exo-DL-Stay": "1"}, 4)]
+)
+def test_who_would_only_stay_leaves_the_last_slots_to_others(
+    content: Content, headers: dict[str, str] | None, taken: int
+) -> None:
+    stuck = Stuck(content)
+    with serving(content, locate=stuck, max_uploads=5) as server, contextlib.ExitStack() as stack:
+        path = piece_path(PULL, 0, 1)
+        socks = [stack.enter_context(dialled(server)) for _ in range(6)]
+        for index, sock in enumerate(socks[:taken]):
+            sock.sendall(request(path, f"node-{index}", headers=headers))
+            assert stuck.inside.acquire(timeout=5)
+        socks[taken].sendall(request(path, "node-e", headers=headers))
+        assert read_answer(socks[taken])[0] == 503
+        if taken < 5:
+            socks[taken].sendall(request(path, "node-e"))
+            assert stuck.inside.acquire(timeout=5)
+        stuck.go.set()
+        for sock in socks[:5]:
+            assert read_answer(sock)[2] == content.piece(0)
+
+
+def test_a_single_slot_is_for_those_who_stay_as_well(content: Content) -> None:
+    with serving(content, max_uploads=1) as server:
+        assert ask(server, piece_path(PULL, 0, 1), headers={"exo-dl-stay": "1"})[2] == content.piece(0)
 
 
 def test_hundreds_of_idle_connections_take_no_slot_and_no_thread(server: PieceServer, content: Content) -> None:
