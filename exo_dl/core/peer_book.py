@@ -9,12 +9,13 @@ request can bring them: each node asks the holder for its own share of them firs
 and only then for the others' shares. A holder that cannot send as fast as it reads from the hub so sends each piece
 about once, and the nodes pass it on among themselves. One that is not behind is asked for all that it alone holds.
 
-Who has brought something is asked again at once, unless it has what nobody else does, and says "busy" to that earlier
-than to others: so the load stays where it is even, and moves from where it is not (`docs/adr/0017-staying.md`).
+Where peers are many, who has brought something is asked again at once, unless it has what nobody else does, and says
+"busy" to that earlier than to others: so the load stays where it is even, and moves from where it is not
+(`docs/adr/0017-staying.md`).
 
-Where peers are many, dealing out matters most when the first pieces come: if all asked for these at once, the holder
-would send one piece to ten nodes while the others' links stand idle. So for a moment each node asks for its own share
-alone, dealt out piece by piece, and for what a node without such pieces holds; until the holder is free of these.
+There, dealing out matters most when the first pieces come: if all asked for these at once, the holder would send one
+piece to ten nodes while the others' links stand idle. So for a moment each node asks for its own share alone, dealt out
+piece by piece, and for what a node without such pieces holds; until the holder is free of these.
 """
 
 from __future__ import annotations
@@ -209,8 +210,8 @@ class PeerBook:
         self._began = now if self._began is None else self._began
         begins = self._first_until() > now
         single = available & self.rarity.single
-        share_before, share_after = self._own_shares(fine=len(self.peers) >= MANY and now - self._began < _FINE_S)
-        stays = False
+        many, stays = len(self.peers) >= MANY, False
+        share_before, share_after = self._own_shares(fine=many and now - self._began < _FINE_S)
         if mine := single & (before & share_before | after & share_after):
             wanted = need = mine
         elif several := available & ~single:
@@ -225,7 +226,7 @@ class PeerBook:
             if len(self.peers) >= _HOLDER_FIRST:
                 # The holder first, then the rarest that it holds: the rarest of all would bring everybody to the few
                 # that hold it, while others send nothing.
-                same = [p for p in peers if p.name == self._stay_with and not p.has & single]
+                same = [p for p in peers if many and p.name == self._stay_with and not p.has & single]
                 stays, peers = bool(same), same or [self.quickest(peers)]
             among = _held(peers)
             wanted = wanted & among or self.rarity.rarest(several & among)

@@ -34,10 +34,10 @@ def test_a_holder_that_has_room_for_others_only_is_not_left_alone() -> None:
 
 def test_a_holder_of_what_nobody_else_has_is_not_preferred_for_what_it_brought() -> None:
     bench = Bench(size_mib=64, max_peer_fetches=1)
-    first, wish = bring(bench, {**dict.fromkeys("abcdef", bench.every & ~mask(40, 46)), "z": bench.every})
+    first, wish = bring(bench, {**dict.fromkeys("abcdefg", bench.every & ~mask(42, 48)), "z": bench.every})
     assert first.peer == "z" and not wish.stays
 
 
 def test_with_few_peers_nobody_is_preferred_for_what_it_brought() -> None:
     bench = Bench(size_mib=64, max_peer_fetches=1)
-    assert not bring(bench, dict.fromkeys("abc", bench.every))[1].stays
+    assert not bring(bench, dict.fromkeys("abcdefg", bench.every))[1].stays
