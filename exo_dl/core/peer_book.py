@@ -7,7 +7,9 @@ rate and load, is asked for pieces worth some tenths of a second: neighbours fir
 Pieces that one peer alone holds are dealt out among all nodes by their number, some neighbours at a time, so that one
 request can bring them: each node asks the holder for its own share of them first, then for what others hold as well,
 and only then for the others' shares. A holder that cannot send as fast as it reads from the hub so sends each piece
-about once, and the nodes pass it on among themselves. One that is not behind is asked for all that it alone holds.
+about once, and the nodes pass it on among themselves. One that is not behind is asked for all that it alone holds, and
+so is each where most of many are behind: in a large cluster a peer's neighbours are not all neighbours of each other,
+so that some of what is dealt out is nobody's share.
 
 Where peers are many, who has brought something is asked again at once, unless it has what nobody else does, and says
 "busy" to that earlier than to others: so the load stays where it is even, and moves from where it is not
@@ -209,7 +211,7 @@ class PeerBook:
             return None
         self._began = now if self._began is None else self._began
         begins = self._first_until() > now
-        single = available & self.rarity.single
+        lacking, single = need, available & self.rarity.single
         many, stays = len(self.peers) >= MANY, False
         share_before, share_after = self._own_shares(fine=many and now - self._began < _FINE_S)
         if mine := single & (before & share_before | after & share_after):
@@ -219,7 +221,10 @@ class PeerBook:
             # A holder that is behind with what it alone holds is spared what others can give.
             spared = 0 if begins else _BEHIND
             ready = [p for p in peers if p.has & several and (p.has & single).bit_count() <= spared]
-            if not ready and (begins or not idle):
+            if not ready and not begins and self._all_behind(lacking):
+                wanted = need = single
+                ready = [p for p in peers if p.has & single]
+            elif not ready and (begins or not idle):
                 # What they send of it is lacking where only they can help. Others give it soon.
                 return None
             peers = ready or [p for p in peers if p.has & several]
@@ -230,7 +235,7 @@ class PeerBook:
                 stays, peers = bool(same), same or [self.quickest(peers)]
             among = _held(peers)
             wanted = wanted & among or self.rarity.rarest(several & among)
-        elif not begins and (idle or single.bit_count() <= _BEHIND):
+        elif not begins and (idle or single.bit_count() <= _BEHIND or self._all_behind(lacking)):
             wanted = single
         else:
             # Its holder is behind, or would be: the nodes whose share it is will have it soon.
@@ -250,6 +255,13 @@ class PeerBook:
         request_s = _REQUEST_FULL_S if full or len(self.peers) >= MANY else _REQUEST_S
         budget = min(holder.rate * request_s, _REQUEST_MAX_BYTES)
         return Wish(holder.name, self._request(first, holder, need, wanted, most, budget), stays)
+
+    def _all_behind(self, need: int) -> bool:
+        """Whether of many peers most alone hold more of ``need`` than they send soon: then nobody is to be spared."""
+        if len(self.peers) < MANY:
+            return False
+        single = need & self.rarity.single
+        return 2 * sum((p.has & single).bit_count() > _BEHIND for p in self.peers.values()) > len(self.peers)
 
     def _first_until(self) -> float:
         """Until when the first pieces are asked for as the head of this module says, where peers are many."""

@@ -189,6 +189,16 @@ def test_who_has_no_share_of_the_first_pieces_waits_for_a_moment_only() -> None:
     assert {wish.peer for wish in every(FetchFromPeer, bench.send(Tick(), at=at))} == {"a"}
 
 
+def test_where_most_of_many_peers_are_behind_nobody_waits_for_a_share_of_others() -> None:
+    bench = Bench(size_mib=256)
+    own_share = sum(1 << at for at in range(7, 256, 8))
+    has = {name: mask(20 * index, 20 * index + 20) | mask(200, 220) for index, name in enumerate("abcdefgh")}
+    bench.swarm.handle_all([Held(own_share), *(PeerHas(*each) for each in has.items())], 0.0)
+    wishes = every(FetchFromPeer, bench.send(Tick(), at=0.5))
+    assert len(wishes) == 8
+    assert not any(wish.pieces & mask(200, 220) for wish in wishes)
+
+
 def test_the_rarest_are_asked_for_first() -> None:
     bench = Bench(max_peer_fetches=1)
     bench.send(Held(mask(2, 30)))
