@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections import deque
@@ -91,7 +92,8 @@ class Lane:
 
     def _work(self) -> None:
         step_back()
-        buffer = memoryview(bytearray(BUFFER_BYTES))
+        # Pages of its own: the allocator would keep those of many threads that came and went.
+        buffer = memoryview(mmap.mmap(-1, BUFFER_BYTES))
         while (task := self._next()) is not None:
             self._run(task, buffer)
             del task  # else an idle thread would keep the last job, and what it refers to, alive
