@@ -334,8 +334,8 @@ def test_hundreds_of_nodes_get_one_lease_each_where_that_brings_more() -> None:
 
 
 def test_every_node_of_a_small_cluster_reads_at_once() -> None:
-    table = next(many_readers(64, uplink=100 * MIB, pieces=1024))
-    assert len(table.leases()) == 128
+    table = next(many_readers(32, uplink=100 * MIB, pieces=1024))
+    assert len(table.leases()) == 64
 
 
 def pull_with(nodes: int) -> Iterator[LeaseEvent]:
