@@ -255,8 +255,9 @@ class Worker:
         match event:
             case events.PiecesFound(pieces):
                 self.checking &= ~pieces
-                self.bytes_held += self._manifest.set_bytes(pieces & self._want)
-                self.feed(core.Held(pieces))
+                held = pieces & self.store.have  # some may have been dropped since, as of an older reading
+                self.bytes_held += self._manifest.set_bytes(held & self._want)
+                self.feed(core.Held(held))
                 self._ports.rejoin()
                 self._ports.changed()
             case events.CheckFinished():
