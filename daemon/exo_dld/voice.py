@@ -70,6 +70,7 @@ class Voice:
         self._asked: dict[str, float] = {}
         self._announcing = Announcing(worker.swarm)
         self._neighbourhood = Neighbourhood(spec.pull_id, me, alike=spec.placement is None)
+        self._places = self._neighbourhood.places
         self._later_timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -112,6 +113,9 @@ class Voice:
     def _listeners(self) -> Collection[str]:
         """The neighbours, each of which has been told what this node holds."""
         nodes = self._neighbourhood.among(self._participants())
+        if self._neighbourhood.places is not self._places:
+            self._places = self._neighbourhood.places
+            self._worker.feed(core.SharesDealt(self._places))
         for node in nodes:
             if node not in self._told:
                 self.tell_map(node)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 
 __all__ = ["ALL_UP_TO", "MANY", "Neighbourhood"]
@@ -29,6 +29,10 @@ class Neighbourhood:
         node: the node.
         alike: all nodes want the same pieces, so each passes on what its neighbours want. Where they do not, only the
             few that want a piece would pass it on, and these need not be neighbours: everyone is told then.
+
+    Attributes:
+        places: for each neighbour, which of its neighbours this node is, from 0 on, and their number; another mapping
+            whenever these change, empty where everyone is everyone's neighbour.
     """
 
     def __init__(self, pull_id: str, node: str, *, alike: bool = True) -> None:
@@ -38,18 +42,22 @@ class Neighbourhood:
         self._nodes: frozenset[str] = frozenset()
         self._rings: list[list[tuple[bytes, str]]] = [[] for _ in range(_RINGS)]
         self._neighbours: tuple[str, ...] = ()
+        self.places: Mapping[str, tuple[int, int]] = {}
+        for number, ring in enumerate(self._rings):
+            ring.append(self._key(number, node))
 
     def among(self, others: Collection[str]) -> tuple[str, ...]:
         """The neighbours among ``others``, which take part and do not include the node itself."""
         if len(others) < ALL_UP_TO or not self._alike:
+            if self.places:
+                self.places = {}
             return tuple(others)
         nodes = frozenset(others)
-        if nodes != self._nodes:
+        if nodes != self._nodes or not self.places:
             self._move(nodes)
         return self._neighbours
 
     def _move(self, nodes: frozenset[str]) -> None:
-        chosen: set[str] = set()
         for number, ring in enumerate(self._rings):
             for node in self._nodes - nodes:
                 key = self._key(number, node)
@@ -60,10 +68,18 @@ class Neighbourhood:
             else:
                 for node in nodes - self._nodes:
                     insort(ring, self._key(number, node))
-            at = bisect_left(ring, self._key(number, self._node))
-            chosen |= {ring[at - 1][1], ring[at % len(ring)][1]}
         self._nodes = nodes
-        self._neighbours = tuple(sorted(chosen - {self._node}))
+        self._neighbours = self._beside(self._node)
+        theirs = {peer: self._beside(peer) for peer in self._neighbours}
+        self.places = {peer: (their.index(self._node), len(their)) for peer, their in theirs.items()}
+
+    def _beside(self, node: str) -> tuple[str, ...]:
+        """The neighbours of ``node``, in order."""
+        chosen: set[str] = set()
+        for number, ring in enumerate(self._rings):
+            at = bisect_left(ring, self._key(number, node))
+            chosen |= {ring[at - 1][1], ring[(at + 1) % len(ring)][1]}
+        return tuple(sorted(chosen - {node}))
 
     def _key(self, number: int, node: str) -> tuple[bytes, str]:
         return _hash(self._pull_id, number, node), node

@@ -25,6 +25,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from exo_dl.core.dealing import Dealing
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.neighbours import MANY
 from exo_dl.core.pieces import first_set, mask, run_end
@@ -35,8 +36,6 @@ __all__ = ["Fetch", "Peer", "PeerBook", "Wish"]
 _REQUEST_S, _REQUEST_FULL_S = 0.4, 0.2
 _REQUEST_MAX_BYTES = 16 << 20
 _REQUEST_RUNS = 16
-_SHARE_BYTES = 4 << 20
-_SHARES = 16
 _FIRST_S, _FINE_S = 0.2, 1.0
 _BUSY_MIN_S = 0.03
 _BUSY_MAX_S = 1.0
@@ -44,6 +43,8 @@ _FAILED_MIN_S = 0.2
 _FAILED_MAX_S = 10.0
 _STRIKES = 3
 _BEHIND = 8
+_KEEPS_UP = 4
+_AGES_S = 4.0
 _HOLDER_FIRST = 6
 _GAINING_S = 2.0
 _DISTRUST_S = 20.0
@@ -90,6 +91,7 @@ class Peer:
     lacking: int = 0
     behind: int = 0
     gained_at: float = float("-inf")
+    measured_at: float = 0.0
 
     @property
     def distrusted(self) -> bool:
@@ -119,8 +121,7 @@ class PeerBook:
     def __init__(self, manifest: Manifest, *, node: str, rng: random.Random, max_per_peer: int) -> None:
         self._manifest = manifest
         self._node = node
-        self._shares: tuple[int, int] | None = None
-        self._fine = False
+        self.dealing = Dealing(manifest, node)
         self._began: float | None = None
         self._rng = rng
         self._max_per_peer = max_per_peer
@@ -133,7 +134,7 @@ class PeerBook:
         """The peer of that name, new when it was not known."""
         if name not in self.peers:
             self.peers[name] = Peer(name)
-            self._shares = None
+            self.dealing.peers(self.peers)
         return self.peers[name]
 
     def learn(self, name: str, pieces: int) -> int:
@@ -162,7 +163,7 @@ class PeerBook:
         peer = self.peers.pop(name, None)
         if peer is not None:
             self.rarity.remove(peer.has)
-            self._shares = None
+            self.dealing.peers(self.peers)
         return peer
 
     def lacks(self, name: str, byte_count: int, own: int, now: float) -> None:
@@ -200,23 +201,23 @@ class PeerBook:
         """
         peers = self.eligible(now)
         eligible = len(peers)
-        before = after = 0
-        for peer in peers:
-            if peer.name < self._node:
-                before |= peer.has
-            else:
-                after |= peer.has
-        available = need & (before | after)
+        available = need & _held(peers)
         if not available:
             return None
         self._began = now if self._began is None else self._began
         begins = self._first_until() > now
         lacking, single = need, available & self.rarity.single
         many, stays = len(self.peers) >= MANY, False
-        share_before, share_after = self._own_shares(fine=many and now - self._began < _FINE_S)
-        if mine := single & (before & share_before | after & share_after):
+        mine, several = 0, available & ~single
+        for peer in peers:
+            if alone := peer.has & single:
+                mine |= alone & self.dealing.share(peer.name, fine=many and now - self._began < _FINE_S)
+                if self.dealing.among_neighbours and not begins and alone.bit_count() <= _KEEPS_UP:
+                    several |= alone
+        if mine:
             wanted = need = mine
-        elif several := available & ~single:
+        elif several:
+            single &= ~several
             wanted, need = self.rarity.rarest(several), need & ~single
             # A holder that is behind with what it alone holds is spared what others can give.
             spared = 0 if begins else _BEHIND
@@ -231,8 +232,9 @@ class PeerBook:
             if len(self.peers) >= _HOLDER_FIRST:
                 # The holder first, then the rarest that it holds: the rarest of all would bring everybody to the few
                 # that hold it, while others send nothing.
-                same = [p for p in peers if many and p.name == self._stay_with and not p.has & single]
-                stays, peers = bool(same), same or [self.quickest(peers)]
+                most = _BEHIND if self.dealing.among_neighbours else 0
+                same = [p for p in peers if many and p.name == self._stay_with and (p.has & single).bit_count() <= most]
+                stays, peers = bool(same), same or [self.quickest(peers, now)]
             among = _held(peers)
             wanted = wanted & among or self.rarity.rarest(several & among)
         elif not begins and (idle or single.bit_count() <= _BEHIND or self._all_behind(lacking)):
@@ -243,7 +245,7 @@ class PeerBook:
         first = first_set(wanted, self._offset)
         if first < 0:
             first = first_set(wanted)
-        holder = self.holder(first, peers)
+        holder = self.holder(first, peers, now)
         assert holder is not None  # noqa: S101 - `available` is what these peers hold
         # The last pieces are spread over all that can give them.
         most = max(1, available.bit_count() // (2 * eligible))
@@ -267,32 +269,12 @@ class PeerBook:
         """Until when the first pieces are asked for as the head of this module says, where peers are many."""
         return self._began + _FIRST_S if self._began is not None and len(self.peers) >= MANY else 0.0
 
-    def _own_shares(self, *, fine: bool) -> tuple[int, int]:
-        """This node's share of what a peer before or after it (by id) alone holds: every block of one remainder.
-
-        Args:
-            fine: blocks are of one piece.
-        """
-        if self._shares is None or fine != self._fine:
-            self._fine = fine
-            count, nodes = self._manifest.piece_count, max(1, len(self.peers))
-            piece = max(1, self._manifest.total_bytes // max(1, count))
-            block = 1 if fine else max(1, min(_SHARE_BYTES // piece, count // (nodes * _SHARES)))
-            step = nodes * block
-            starts = ((1 << step * (count // step + 1)) - 1) // ((1 << step) - 1)
-            blocks = starts * mask(0, block)
-            rank = sum(name < self._node for name in self.peers)
-            every = mask(0, count)
-            # The holder takes no share: nodes after it move up by one.
-            self._shares = (blocks << block * max(0, rank - 1)) & every, (blocks << block * rank) & every
-        return self._shares
-
-    def holder(self, piece: int, peers: list[Peer]) -> Peer | None:
+    def holder(self, piece: int, peers: list[Peer], now: float) -> Peer | None:
         """Which of ``peers`` would bring a piece first, by load and rate; None when none holds it."""
         holders = [p for p in peers if p.has >> piece & 1]
-        return self.quickest(holders) if holders else None
+        return self.quickest(holders, now) if holders else None
 
-    def quickest(self, peers: list[Peer]) -> Peer:
+    def quickest(self, peers: list[Peer], now: float) -> Peer:
         """Which of ``peers``, at least one, would bring something first, by load and rate."""
         if len(peers) == 1:
             return peers[0]
@@ -300,6 +282,8 @@ class PeerBook:
         def key(peer: Peer) -> tuple[bool, bool, float]:
             # Rates are blurred, so that a peer that looked slow once is tried again, and equals take turns.
             blur = self._rng.uniform(0.5, 1.0)
+            if peer.rate > 0 and not peer.fetches:
+                blur *= 2.0 ** min(30.0, max(0.0, now - peer.measured_at) / _AGES_S)
             return peer.distrusted, peer.rate > 0, (len(peer.fetches) + 1) / ((peer.rate or 1.0) * blur)
 
         return min(peers, key=key)
@@ -344,6 +328,7 @@ class PeerBook:
         if elapsed > 0 and fetch.byte_count:
             rate = fetch.byte_count / elapsed
             peer.rate = (peer.rate + rate) / 2 if peer.rate else rate
+            peer.measured_at = at
 
     def was_busy(self, peer: Peer, retry_after_s: float, now: float) -> None:
         """It has no room for another transfer: a growing pause, with jitter."""

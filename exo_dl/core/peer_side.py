@@ -31,6 +31,7 @@ _OVERDUE_S = 0.2
 _AGAIN_S = 0.05
 _AHEAD_S, _AHEAD_PART = 0.3, 0.02
 _FEW = 3
+_FAR = 3.0
 
 
 class PeerSide:
@@ -87,11 +88,14 @@ class PeerSide:
         Args:
             now: seconds.
             lacking_bytes: what this node lacks. The pull ends with the node that lacks the most: others have fewer
-                transfers, so that it gets the larger part of links that both want.
+                transfers the more it lacks, so that it gets the larger part of links that both want.
         """
         if self.flying < _FEW or self.flying >= self._limit:
             return self.flying < self._limit
-        return self.book.most_behind(now) <= max(self.meter.rate(now) * _AHEAD_S, lacking_bytes * _AHEAD_PART)
+        ahead = self.book.most_behind(now)
+        near = max(self.meter.rate(now) * _AHEAD_S, lacking_bytes * _AHEAD_PART)
+        part = 1.0 - (ahead - near) / (_FAR * near) if near > 0 else float(ahead <= 0)
+        return self.flying < _FEW + (self._limit - _FEW) * min(1.0, part)
 
     # ----------------------------------------------------------------- events
 
@@ -223,7 +227,7 @@ class PeerSide:
             usual_s = self._manifest.piece_bytes(piece) / peer.rate if peer.rate > 0 else _STALL_S
             if now - fetch.moved_at <= min(_STALL_S, _OVERDUE_TIMES * usual_s) + _OVERDUE_S:
                 continue
-            holder = self.book.holder(piece, [p for p in self.book.eligible(now) if p is not peer])
+            holder = self.book.holder(piece, [p for p in self.book.eligible(now) if p is not peer], now)
             if holder is not None:
                 fetch.doubled = True
                 self._fetch(Wish(holder.name, 1 << piece), now, doubled=True)

@@ -51,6 +51,7 @@ from exo_dl.core.swarm_types import (
     PieceBad,
     PiecesArrived,
     ReportLease,
+    SharesDealt,
     SlotLimit,
     SwarmAction,
     SwarmEvent,
@@ -87,6 +88,7 @@ __all__ = [
     "PieceBad",
     "PiecesArrived",
     "ReportLease",
+    "SharesDealt",
     "SlotLimit",
     "Swarm",
     "SwarmAction",
@@ -271,6 +273,8 @@ class Swarm:
                 self._hub.trimmed(event, now)
             case PeerJoined(peer):
                 self._book.join(peer)
+            case SharesDealt(places):
+                self._book.dealing.dealt(places)
             case PeerLost(peer):
                 self._peers.lost(peer)
             case Held(pieces):
@@ -335,12 +339,9 @@ class Swarm:
         else:
             self._peers.ended(event, now)
         if event.result is FetchResult.NO_ROOM:
-            self._no_room(event, now)
-
-    def _no_room(self, event: FetchEnded, now: float) -> None:
-        if now >= self._no_room_until:
-            self._emit(Fault(event.detail or "There is no room for what arrives: waiting for some."))
-        self._no_room_until = now + _NO_ROOM_S
+            if now >= self._no_room_until:
+                self._emit(Fault(event.detail or "There is no room for what arrives: waiting for some."))
+            self._no_room_until = now + _NO_ROOM_S
 
     # ------------------------------------------------------------------- plan
 
@@ -391,10 +392,9 @@ class Swarm:
         )
 
     def _set_deadline(self, askable: int, now: float) -> None:
-        waits = [self._hub.next_deadline(now), self._book.next_wait(askable, now)]
+        room_at = self._no_room_until if self._no_room_until > now else None
+        waits = [self._hub.next_deadline(now), self._book.next_wait(askable, now), room_at]
         if self._peers.flying or (self._lacking_bytes and self._hub.ready):
             self._coarse_at = self._coarse_at if now < self._coarse_at <= now + _TICK_S else now + _TICK_S
             waits.append(self._coarse_at)
-        if self._no_room_until > now:
-            waits.append(self._no_room_until)
         self._tick_at = min((w for w in waits if w is not None), default=None)

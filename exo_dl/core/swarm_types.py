@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from exo_dl.core.lease_types import Fault, HeldLease, LeaseResult, Tick
@@ -35,6 +36,7 @@ __all__ = [
     "PieceBad",
     "PiecesArrived",
     "ReportLease",
+    "SharesDealt",
     "SlotLimit",
     "SwarmAction",
     "SwarmEvent",
@@ -64,6 +66,13 @@ class PeerJoined:
     """A link to a peer stands; what it holds is not known yet."""
 
     peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class SharesDealt:
+    """For each peer, which of its neighbours this node is, from 0 on, and how many these are; empty: all nodes are."""
+
+    places: Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +201,7 @@ class PeerLimit:
 
 SwarmEvent = (
     PeerJoined
+    | SharesDealt
     | PeerHas
     | PeerLacks
     | PeerLost

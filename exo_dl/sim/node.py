@@ -247,6 +247,7 @@ class SimNode:
         linked = self.cluster.linked(self.name)
         if linked is not self._linked:
             self._linked, self._neighbours = linked, self.neighbourhood.among(linked)
+            self.feed(sw.SharesDealt(self.neighbourhood.places))
         return self._neighbours
 
     def _meet(self) -> None:

@@ -55,3 +55,19 @@ def test_who_comes_and_goes_changes_little() -> None:
 def test_where_nodes_want_different_pieces_everyone_is_told() -> None:
     nodes = [f"n{i}" for i in range(4 * ALL_UP_TO)]
     assert set(Neighbourhood("pull", "n0", alike=False).among(nodes[1:])) == set(nodes[1:])
+
+
+def test_a_node_knows_its_place_among_the_neighbours_of_each_neighbour() -> None:
+    nodes = [f"n{i}" for i in range(2 * ALL_UP_TO)]
+    links = graph(nodes)
+    mine = Neighbourhood("pull", "n0")
+    assert set(mine.among(nodes[1:])) == set(mine.places) == links["n0"]
+    for peer, (place, count) in mine.places.items():
+        assert sorted(links[peer])[place] == "n0" and len(links[peer]) == count
+    before = mine.places
+    mine.among(nodes[:0:-1])
+    assert mine.places is before, "nothing changed"
+    mine.among(nodes[1:ALL_UP_TO])
+    assert not mine.places, "so few are all each other's neighbours"
+    mine.among(nodes[1:])
+    assert mine.places == before
