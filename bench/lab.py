@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.cluster import Node, wait_linked, wait_until
-from bench.labnet import HUB_ADDRESS, HUB_PORT, LabNet, NodePlan, find_tool
+from bench.labnet import HUB_ADDRESS, HUB_PORT, LabNet, LabUnavailableError, NodePlan, find_tool
 from bench.models import LabModel
 from bench.nginx_hub import write_config
 from bench.served import Request, read_requests
@@ -169,12 +169,18 @@ def nginx_lab(
     settings: Mapping[str, Mapping[str, str]] | None = None,
     small_disks: Mapping[str, int] | None = None,
 ) -> Lab:
-    """A lab whose hub is nginx, with the model on it."""
+    """A lab whose hub is nginx, with the model on it.
+
+    Raises:
+        LabUnavailableError: there is no nginx.
+    """
+    if (nginx_path := find_tool("nginx")) is None:
+        raise LabUnavailableError("There is no nginx here: `make lab-tools` installs it.")
     config = write_config(
         folder / "nginx", model.root, port=HUB_PORT, listen=HUB_ADDRESS, send_buffer_bytes=_SEND_BUFFER_BYTES
     )
     # One process: it dies with the run that started it, and a lone worker is all that the configuration asks for.
-    nginx = [str(find_tool("nginx")), "-c", str(config), "-e", str(folder / "nginx" / "error.log")]
+    nginx = [nginx_path, "-c", str(config), "-e", str(folder / "nginx" / "error.log")]
     return Lab(
         plans,
         folder=folder,

@@ -21,12 +21,14 @@ from pathlib import Path
 from bench.cluster import Node, wait_at_rest
 from bench.killed import finish_without
 from bench.lab import Lab, nginx_lab
+from bench.labnet import unavailable_reason
 from bench.memory import touch_memory
 from bench.models import LabModel, check_copy, make_lab_model
 from bench.parts import check_parts
 from bench.peers import Used, hf_download
 from bench.scenarios import BALANCE, FAULTS, PARTS, SPEEDUP, Scenario, least_time_s
 from bench.served import summarize
+from bench.torrent import torrent
 
 __all__ = ["Row", "main", "measure", "wants_of"]
 
@@ -115,6 +117,13 @@ def measure_hf(scenario: Scenario, model: LabModel, *, folder: Path) -> Row:
         return _row(lab, mark, "hf download", scenario, model, used)
 
 
+def measure_torrent(scenario: Scenario, model: LabModel, *, folder: Path) -> Row:
+    """The same model by libtorrent on every node, for comparison."""
+    with nginx_lab(scenario.nodes, model, folder=folder, shared_uplink_mbit=scenario.uplink_mbit) as lab:
+        mark = lab.mark()
+        return _row(lab, mark, "libtorrent", scenario, model, torrent(lab, model))
+
+
 def _row(
     lab: Lab,
     mark: int,
@@ -181,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=3, help="runs of each scenario; the median is shown (default: 3)")
     parser.add_argument("--size-mib", type=int, default=512, help="size of the model (default: 512)")
     parser.add_argument("--hf", action="store_true", help="also `hf download` on each node at once, one run each")
+    parser.add_argument("--torrent", action="store_true", help="also libtorrent (which must be installed), in turns")
     parser.add_argument("--folder", type=Path, help="where nodes and model are kept while it runs (default: temporary)")
     args = parser.parse_args(argv)
     names: list[str] = []
@@ -190,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown or args.runs < 1 or args.size_mib < 1:
         parser.error(f"no such scenario: {', '.join(unknown)}" if unknown else "--runs and --size-mib start at 1")
 
+    if reason := unavailable_reason():
+        parser.exit(2, f"No lab can be made here: {reason}\n")
     RESULTS.mkdir(exist_ok=True)
     results = RESULTS / time.strftime("%Y%m%d-%H%M%S.jsonl")
     medians: list[Row] = []
@@ -197,17 +209,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = make_lab_model(Path(scratch) / "hub", size_bytes=args.size_mib * MIB)
         for name in names:
             scenario = scenarios[name]
-            jobs = [(measure, args.runs)] + ([(measure_hf, 1)] if args.hf and not scenario.killed else [])
-            for job, runs in jobs:
-                rows = []
-                for run in range(runs):
-                    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-                        os.sync()  # what the last run wrote must not be written out during this one
-                        touch_memory(3 * model.size_bytes * len(scenario.nodes))
-                        rows.append(job(scenario, model, folder=Path(folder)))
-                    print(f"{name} {run + 1}/{runs}: {' '.join(rows[-1].cells()[3:])}", file=sys.stderr, flush=True)
-                    _append(results, asdict(rows[-1]) | {"run": run + 1})
-                medians.append(median_row(rows))
+            jobs = [measure] * args.runs
+            if args.torrent and not scenario.killed:
+                jobs = [measure, measure_torrent] * args.runs
+            if args.hf and not scenario.killed:
+                jobs.append(measure_hf)
+            rows: dict[str, list[Row]] = {}
+            for job in jobs:
+                with tempfile.TemporaryDirectory(dir=scratch) as folder:
+                    os.sync()  # what the last run wrote must not be written out during this one
+                    touch_memory(3 * model.size_bytes * len(scenario.nodes))
+                    row = job(scenario, model, folder=Path(folder))
+                rows.setdefault(row.program, []).append(row)
+                run = len(rows[row.program])
+                print(f"{row.program}, {name}, run {run}: {' '.join(row.cells()[3:])}", file=sys.stderr, flush=True)
+                _append(results, asdict(row) | {"run": run})
+            for some in rows.values():
+                medians.append(median_row(some))
                 _append(results, asdict(medians[-1]) | {"run": "median"})
                 print(json.dumps(asdict(medians[-1])), flush=True)
     print_table([row.cells() for row in medians], _HEADER)

@@ -8,9 +8,11 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from exo_dl.errors import StorageError
+from exo_dl.store.parents import Parents
 
 __all__ = ["Folder", "bytes_text", "disk_errors", "free_bytes", "write_bytes"]
 
@@ -80,6 +82,31 @@ def write_bytes(fd: int, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
+def _enter(root: str, name: str, create: bool) -> int:
+    """Opens the folder ``name`` ("": the root)."""
+    if create:
+        os.makedirs(root, exist_ok=True)
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in name.split("/") if name else ():
+            if part in ("", ".", ".."):
+                raise OSError(errno.EINVAL, f"{name!r} is no plain relative path")
+            try:
+                inner = os.open(part, _DIRECTORY, dir_fd=at)
+            except FileNotFoundError:
+                if not create:
+                    raise
+                with suppress(FileExistsError):  # Another node may have made it just now.
+                    os.mkdir(part, dir_fd=at)
+                inner = os.open(part, _DIRECTORY, dir_fd=at)
+            os.close(at)
+            at = inner
+    except BaseException:
+        os.close(at)
+        raise
+    return at
+
+
 class Folder:
     """Files and folders below ``root``, named by relative paths with "/" (no "..", checked by the caller).
 
@@ -89,6 +116,9 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(os.path.realpath(root))
+        root_text = str(self.root)
+        # Not of bound methods: the descriptors are closed when this object is gone.
+        self._parents = Parents(enter=partial(_enter, root_text), path=partial(os.path.join, root_text))
 
     def path(self, name: str) -> Path:
         """The absolute path of ``name``."""
@@ -97,27 +127,9 @@ class Folder:
     @contextmanager
     def _at(self, name: str, *, create: bool) -> Iterator[tuple[int, str]]:
         """The descriptor of the folder that holds ``name``, and the last part of ``name``."""
-        *parents, last = name.split("/")
-        if create:
-            os.makedirs(self.root, exist_ok=True)
-        at = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for part in parents:
-                if part in ("", ".", ".."):
-                    raise OSError(errno.EINVAL, f"{name!r} is no plain relative path")
-                try:
-                    inner = os.open(part, _DIRECTORY, dir_fd=at)
-                except FileNotFoundError:
-                    if not create:
-                        raise
-                    with suppress(FileExistsError):  # Another node may have made it just now.
-                        os.mkdir(part, dir_fd=at)
-                    inner = os.open(part, _DIRECTORY, dir_fd=at)
-                os.close(at)
-                at = inner
+        parent, _, last = name.rpartition("/")
+        with self._parents.at(parent, create=create) as at:
             yield at, last
-        finally:
-            os.close(at)
 
     def open(self, name: str, flags: int, *, create: bool = False) -> int:
         """Opens a file; ``create`` makes it and its parents where they are missing."""

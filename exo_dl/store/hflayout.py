@@ -8,15 +8,15 @@ snapshot that lacks files then shows it), the links, and ``refs/`` last.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from exo_dl.core.manifest import Blob, Manifest
 from exo_dl.core.paths import check_path
@@ -29,6 +29,7 @@ __all__ = ["HFLayout", "Staged", "cached_blobs", "require_room"]
 
 _log = logging.getLogger(__name__)
 _LOCK_WAIT_S = 2.0
+_LOCK_LOOK_S = 0.05
 # Below this, looking through all repositories of a cache costs more than it can save.
 _SEARCH_MIN_BYTES = 1 << 20
 
@@ -161,16 +162,36 @@ class HFLayout:
 
     @contextmanager
     def _lock(self, manifest: Manifest, blob: Blob) -> Iterator[None]:
-        """The lock that huggingface_hub takes for this blob. It is a courtesy: renames are safe without it."""
-        locks = self.folder.make(f".locks/{repo_folder(manifest)}")
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(FileLock(locks / f"{blob.etag}.lock", timeout=_LOCK_WAIT_S, mode=0o664))
-            except Timeout:
+        """The flock that huggingface_hub takes for this blob. It is a courtesy: renames are safe without it."""
+        name = f".locks/{repo_folder(manifest)}/{blob.etag}.lock"
+        fd = -1
+        try:
+            fd = self.folder.open(name, os.O_RDWR, create=True)
+            with suppress(OSError):  # another user's
+                os.fchmod(fd, 0o664)
+            if not _locked(fd):
                 _log.info("Another program holds the lock of %s for long; published without it.", blob.etag)
-            except NotImplementedError:
-                _log.debug("%s has no file locks.", locks)
+        except (OSError, StorageError) as error:
+            _log.debug("%s cannot be locked: %s", self.folder.path(name), error)
+        try:
             yield
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    """Whether the file could be locked within `_LOCK_WAIT_S`. Closing it ends the lock."""
+    until = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_LOCK_LOOK_S)
+        else:
+            return True
 
 
 def copy_file(folder: Folder, source: str, target: str, size: int) -> None:

@@ -1,4 +1,4 @@
-"""What one peer alone holds is dealt out among all that may ask it: each piece is somebody's share, and of one alone."""
+"""What one peer alone holds is dealt out among all that may ask it: each piece is the share of one of these."""
 
 from __future__ import annotations
 

@@ -29,8 +29,10 @@ def test_many_files_are_filled_and_synced_together(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "fsync", noted)
     (tmp_path / "source").write_bytes(bytes(range(256)))
+    folder = Folder(tmp_path)
+    folder.lstat(f"{folder.make('out').name}/0")  # that folder's own descriptor is kept
     before = descriptors()
-    with (tmp_path / "source").open("rb") as source, Filled(Folder(tmp_path), threading.Event()) as filled:
+    with (tmp_path / "source").open("rb") as source, Filled(folder, threading.Event()) as filled:
         for number in range(COUNT):
             filled.fill(f"out/{number}", source.fileno(), Filling(4, b"h", ((number, 1, 3),)))
         most = len(descriptors() - before)
@@ -43,11 +45,13 @@ def test_many_files_are_filled_and_synced_together(tmp_path: Path, monkeypatch: 
 
 def test_a_pull_that_ends_meanwhile_leaves_no_descriptor(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(8))
+    folder = Folder(tmp_path)
+    assert folder.lstat("one") is None  # the folder's own descriptor is kept
     before, stop = descriptors(), threading.Event()
     with (
         pytest.raises(StorageError),
         (tmp_path / "source").open("rb") as source,
-        Filled(Folder(tmp_path), stop) as filled,
+        Filled(folder, stop) as filled,
     ):
         filled.fill("one", source.fileno(), Filling(8, b"", ((0, 0, 8),)))
         stop.set()
