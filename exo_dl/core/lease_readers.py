@@ -3,8 +3,8 @@
 Nodes can pass on a piece when they have all of it. Where hundreds of connections share one way to the hub, each with a
 piece of its own, all these pieces come at once and late, and what the LAN could have carried meanwhile waits behind
 them. So only some of many nodes read, one connection each, and twice as many are tried while that brings more: where
-each node has a link of its own it does, behind a shared one it does not. A node has one connection at the beginning and
-while more nodes are tried, for the same reason.
+each node has a link of its own it does, behind a shared one it does not. None of them has a second connection, for the
+same reason: it would halve the rate of the first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ __all__ = ["Readers"]
 _ALL_UP_TO = 32  # nodes of which all may read
 _PIECES_EACH = 32  # a reader's first piece is there when about this part of all is read
 _FEWEST, _FIRST_MOST = 32, 128
-_ALONE_PIECES = 4  # of each node, until when it has one connection: two bring their first pieces later, both of them
 _GAIN = 1.25  # what twice as many must bring
 _TRIAL_PAYS = 6
 _HOLD_S, _HOLD_MAX_S = 15.0, 120.0
@@ -51,19 +50,14 @@ class Readers:
         return min(1.0, self.most / nodes) if self.counts(nodes) else 1.0
 
     def full(self, leases: int, nodes: int, *, reads: bool) -> bool:
-        """Whether a connection shall wait, where ``leases`` stand; a node's second one waits longer than its first.
+        """Whether a connection shall wait, where ``leases`` stand.
 
         Args:
             leases: number of leases.
             nodes: number of nodes.
             reads: another connection of its node reads.
         """
-        if not self.counts(nodes):
-            return False
-        some = self.part(nodes) < 1.0
-        if reads:
-            return some or self.trying or self._pieces < _ALONE_PIECES * nodes
-        return some and leases >= self.most
+        return self.counts(nodes) and (reads or (self.part(nodes) < 1.0 and leases >= self.most))
 
     def stand(self, leases: int, now: float) -> None:
         """So many leases stand now."""

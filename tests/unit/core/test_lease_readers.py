@@ -23,19 +23,9 @@ def test_a_trial_that_brings_nothing_ends_with_as_many_as_before() -> None:
         assert (readers.most, readers.trying) == (most, trying)
 
 
-def test_a_node_has_one_connection_until_all_have_brought_some_pieces() -> None:
-    """Two would bring their first pieces later, both of them, and others wait for these."""
+def test_a_node_of_many_has_one_connection() -> None:
+    """Two would bring each piece later, and others wait for these."""
     readers = Readers(4096)
     assert readers.most >= 64
     assert not readers.full(10, 64, reads=False) and readers.full(10, 64, reads=True)
-    readers.read(1e9, 4 * 64, free=3000, nodes=64, now=1.0)
-    assert not readers.full(10, 64, reads=True)
-    assert not readers.full(10, 8, reads=True), "few nodes begin with all"
-
-
-def test_a_node_has_one_connection_while_more_nodes_are_tried() -> None:
-    readers = Readers(1024)
-    readers.stand(32, 0.0)
-    readers.read(1e9, 4 * 64, free=900, nodes=64, now=1.0)
-    assert readers.trying and readers.part(64) == 1.0
-    assert readers.full(40, 64, reads=True) and not readers.full(40, 64, reads=False)
+    assert not readers.full(10, 32, reads=True), "few nodes may have more"
