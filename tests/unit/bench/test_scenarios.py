@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from bench.labnet import payload_bytes_per_s
-from bench.run import main, median_row
-from bench.scenarios import BALANCE, PARTS, SPEEDUP, least_time_s
+from bench.run import Row, main, median_row, misses
+from bench.scenarios import BALANCE, FAULTS, PARTS, SPEEDUP, least_time_s
 
 MODEL_BYTES = 512 << 20
 
@@ -42,23 +42,34 @@ def test_an_unknown_scenario_is_named(capsys: pytest.CaptureFixture[str]) -> Non
     assert "hoem" in capsys.readouterr().err
 
 
-def test_a_median_row_keeps_what_does_not_vary() -> None:
-    from bench.run import Row
+def row(scenario: str, *, wall_s: float, hub_ratio: float = 1.0) -> Row:
+    return Row(
+        program="exo-dl",
+        scenario=scenario,
+        nodes=4,
+        model_bytes=8,
+        wall_s=wall_s,
+        least_s=2.0,
+        ratio=wall_s / 2.0,
+        hub_ratio=hub_ratio,
+        cpu_s_per_gb=3.0,
+        peak_rss_bytes=7,
+    )
 
-    rows = [
-        Row(
-            program="exo-dl",
-            scenario="lab",
-            nodes=4,
-            model_bytes=8,
-            wall_s=wall_s,
-            least_s=2.0,
-            ratio=wall_s / 2.0,
-            hub_ratio=1.0,
-            cpu_s_per_gb=3.0,
-            peak_rss_bytes=7,
-        )
-        for wall_s in (9.0, 3.0, 4.0)
-    ]
+
+def test_goals_that_are_missed_are_told() -> None:
+    scenarios = {scenario.name: scenario for scenario in (*BALANCE, *FAULTS)}
+    for name, wall_s, hub_ratio, told in (
+        ("lab", 2.09, 1.009, []),
+        ("lab", 2.11, 1.0, ["1.055 of the least time"]),
+        ("mixed", 2.11, 1.011, ["1.0110 of the model"]),
+        ("killed", 2.4, 1.013, ["1.200 of the least time"]),
+    ):
+        missed = misses(row(name, wall_s=wall_s, hub_ratio=hub_ratio), scenarios[name])
+        assert len(missed) == len(told) and all(part in text for part, text in zip(told, missed, strict=True))
+
+
+def test_a_median_row_keeps_what_does_not_vary() -> None:
+    rows = [row("lab", wall_s=wall_s) for wall_s in (9.0, 3.0, 4.0)]
     middle = median_row(rows)
     assert (middle.wall_s, middle.ratio, middle.scenario, middle.peak_rss_bytes) == (4.0, 2.0, "lab", 7)
