@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -98,7 +99,7 @@ def wait_for_other_coordinator(watcher: Command, *lost: str, timeout_s: float = 
 def takeover_s(lab: Lab, name: str, lost_at: float) -> float | None:
     """Seconds from ``lost_at`` (`time.time`) until another node asked the hub for what ``name`` was reading then.
 
-    To be called when the hub's log is whole. None where nothing of it was left.
+    To be called when the hub's log is whole. None where nothing of it was left, infinite where nobody asked for it.
     """
     address = f"10.80.{[plan.name for plan in lab.net.nodes].index(name)}.2"
     rest: list[tuple[str, int]] = []
@@ -118,4 +119,6 @@ def takeover_s(lab: Lab, name: str, lost_at: float) -> float | None:
         first, end = int(found[1]), int(found[2] or 1 << 62)
         if any(line["path"].split("?")[0] == path and first <= at + (1 << 20) and at <= end for path, at in rest):
             first_asked = min(asked, first_asked or asked)
-    return first_asked - lost_at if first_asked is not None else None
+    if not rest:
+        return None
+    return first_asked - lost_at if first_asked is not None else math.inf
