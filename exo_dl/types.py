@@ -22,6 +22,7 @@ __all__ = [
     "FileCheck",
     "LoopLag",
     "Model",
+    "NodeLease",
     "NodeLimits",
     "NodeMetrics",
     "NodePlan",
@@ -113,6 +114,20 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeLease:
+    """Pieces ``first .. end`` that one node reads from the hub; those before ``position`` are verified.
+
+    ``path`` is the file that ``position`` lies in.
+    """
+
+    first: int
+    end: int
+    position: int
+    path: str
+    bytes_left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodePull:
     """One node's part in a pull. ``bytes_done`` never passes ``bytes_wanted``."""
 
@@ -128,6 +143,9 @@ class NodePull:
     error: str
     bytes_held: int
     hub_connections: int
+    leases: tuple[NodeLease, ...] = field(
+        metadata=_convert(lambda leases: tuple(from_message(NodeLease, x) for x in leases))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,7 @@ PUBLIC = {
         "FileCheck",
         "LoopLag",
         "Model",
+        "NodeLease",
         "NodeLimits",
         "NodeMetrics",
         "NodePlan",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exo_dl.core import swarm as core
+from exo_dl.core.leases import HeldLease
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import mask
 from exo_dl.core.succession import Claim
@@ -20,6 +21,7 @@ __all__ = [
     "end_message",
     "join_message",
     "lease_message",
+    "leases_told",
     "map_messages",
     "note_message",
     "offer_message",
@@ -198,8 +200,22 @@ def progress_message(spec: PullSpec, worker: Worker, *, brief: bool = False) -> 
             generation=spec.generation,
             manifest=worker.check.verdict,
             brief=brief,
+            leases=() if brief else wire.held_leases_to_pb(_shown(swarm.held_leases())),
         )
     )
+
+
+def _shown(leases: tuple[HeldLease, ...]) -> tuple[HeldLease, ...]:
+    return tuple(lease for lease in leases if lease.position < lease.end)[: wire.MAX_SHOWN_LEASES]
+
+
+def leases_told(word: pb.NodeProgress, manifest: Manifest) -> tuple[HeldLease, ...]:
+    """What a node says that it reads from the hub now, checked.
+
+    Raises:
+        ProtocolError: there are too many, or one lies outside of the pull.
+    """
+    return wire.held_leases_from_pb(word.leases, manifest, most=wire.MAX_SHOWN_LEASES)
 
 
 def note_message(spec: PullSpec, text: str) -> pb.LinkMessage:

@@ -306,7 +306,7 @@ class Session:
         if word.brief:
             return
         view = self._add_node(node)
-        view.update(word)
+        view.update(word, messages.leases_told(word, self.spec.manifest))
         self._check_end()
         if self.view.heal():
             self._note(f"{view.name} came back: all nodes have the model.")

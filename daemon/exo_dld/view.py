@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from exo_dl.core.bound import NodeRates, least_time
+from exo_dl.core.leases import HeldLease
+from exo_dl.core.manifest import Manifest
 from exo_dl.core.wants import Wants
 from exo_dl.rpc.v1 import pull_pb2, swarm_pb2
 from exo_dld.messages import PullSpec
@@ -42,9 +44,10 @@ class NodeView:
     peer_peak_bytes_per_s: float = 0.0
     hub_connections: int = 0
     error: str = ""
+    leases: tuple[HeldLease, ...] = ()
     lost_at: float | None = None
 
-    def update(self, word: swarm_pb2.NodeProgress) -> None:
+    def update(self, word: swarm_pb2.NodeProgress, leases: tuple[HeldLease, ...] = ()) -> None:
         """Takes what the node said. Progress never goes back and never passes what is wanted."""
         try:
             self.state = NodeState(word.state)
@@ -62,9 +65,10 @@ class NodeView:
         self.peer_peak_bytes_per_s = max(self.peer_peak_bytes_per_s, self.peer_bytes_per_s)
         self.hub_connections = word.hub_connections
         self.error = word.error[:_MAX_TEXT]
+        self.leases = leases
 
-    def to_pb(self) -> pull_pb2.NodePull:
-        """As clients see it. A node that works no more has no rates."""
+    def to_pb(self, manifest: Manifest | None = None) -> pull_pb2.NodePull:
+        """As clients see it. A node that works no more has no rates and no leases."""
         active = self.state in (NodeState.PULLING, NodeState.CHECKING)
         return pull_pb2.NodePull(
             id=self.id,
@@ -79,7 +83,19 @@ class NodeView:
             peer_bytes_per_s=self.peer_bytes_per_s if active else 0.0,
             hub_connections=self.hub_connections if active else 0,
             error=self.error,
+            leases=[_lease_pb(x, manifest) for x in self.leases] if active and manifest is not None else (),
         )
+
+
+def _lease_pb(lease: HeldLease, manifest: Manifest) -> pull_pb2.NodeLease:
+    at = min(lease.position, lease.end - 1)
+    return pull_pb2.NodeLease(
+        first=lease.first,
+        end=lease.end,
+        position=lease.position,
+        path=manifest.blob_of(at).paths[0],
+        bytes_left=manifest.run_bytes(lease.position, lease.end),
+    )
 
 
 @dataclass(slots=True)
@@ -100,6 +116,7 @@ class PullView:
     files: int
     union_bytes: int
     started: float
+    manifest: Manifest | None = None
     helpers: frozenset[str] = frozenset()
     state: State = State.RUNNING
     ended: float | None = None
@@ -122,6 +139,7 @@ class PullView:
             files=len(manifest.files),
             union_bytes=manifest.total_bytes if spec.placement is None else _union_bytes(spec, spec.placement),
             started=started,
+            manifest=manifest,
             helpers=frozenset(node for node in spec.targets if spec.helps_only(node)),
         )
 
@@ -226,7 +244,7 @@ class PullView:
             bytes_from_peers=sum(n.bytes_from_peers for n in nodes),
             files=self.files,
             model_bytes=self.union_bytes,
-            nodes=[n.to_pb() for n in nodes],
+            nodes=[n.to_pb(self.manifest) for n in nodes],
             coordinator_id=coordinator,
             epoch=epoch,
             layout=self.layout,

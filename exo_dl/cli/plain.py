@@ -89,6 +89,8 @@ def node_line(node: NodePull) -> str:
         left_s = time_left_s(node)
         if left_s >= 0:
             parts.append(f"{human_time(left_s)} left")
+        if files := sorted({clean(lease.path) for lease in node.leases}):
+            parts.append(f"reading {files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else ""))
     if node.error:
         parts.append(clean(node.error))
     return ", ".join(parts)

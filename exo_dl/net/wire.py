@@ -6,7 +6,7 @@ Every function that reads a message raises `ProtocolError` (or `UsageError`, for
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from exo_dl.core.leases import HeldLease
 from exo_dl.core.manifest import FileEntry, Manifest, pull_id_for
@@ -18,6 +18,7 @@ from exo_dl.rpc.v1 import swarm_pb2 as pb
 
 __all__ = [
     "DIGEST_BYTES",
+    "MAX_SHOWN_LEASES",
     "MAX_TARGETS",
     "check_claim",
     "check_offer",
@@ -36,6 +37,8 @@ __all__ = [
 DIGEST_BYTES = 32
 MAX_TARGETS = 10_000
 _MAX_LEASES = 1024
+MAX_SHOWN_LEASES = 8
+"""Leases of one node that the others show."""
 # Lease ids have the epoch in their upper half.
 _MAX_EPOCH = (1 << 31) - 1
 _MAX_GENERATION = 1 << 48
@@ -172,9 +175,11 @@ def held_leases_to_pb(leases: tuple[HeldLease, ...]) -> list[pb.HeldLease]:
     return [pb.HeldLease(lease_id=x.lease_id, first=x.first, end=x.end, position=x.position) for x in leases]
 
 
-def held_leases_from_pb(leases: list[pb.HeldLease], manifest: Manifest) -> tuple[HeldLease, ...]:
-    """The leases that a peer says it holds, checked."""
-    if len(leases) > _MAX_LEASES:
+def held_leases_from_pb(
+    leases: Sequence[pb.HeldLease], manifest: Manifest, *, most: int = _MAX_LEASES
+) -> tuple[HeldLease, ...]:
+    """The leases that a peer says it holds, checked; no more than ``most``."""
+    if len(leases) > most:
         raise ProtocolError(f"A node claims {len(leases)} leases.")
     result = []
     for x in leases:

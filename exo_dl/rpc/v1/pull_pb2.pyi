@@ -248,7 +248,7 @@ class Pull(_message.Message):
     def __init__(self, pull_id: _Optional[str] = ..., repo: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., state: _Optional[_Union[PullState, str]] = ..., wall_s: _Optional[float] = ..., bound_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., files: _Optional[int] = ..., model_bytes: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodePull, _Mapping]]] = ..., coordinator_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layout: _Optional[str] = ..., error: _Optional[str] = ..., events: _Optional[_Iterable[str]] = ..., path: _Optional[str] = ..., started_at_s: _Optional[float] = ...) -> None: ...
 
 class NodePull(_message.Message):
-    __slots__ = ("id", "name", "state", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "hub_bytes_per_s", "peer_bytes_per_s", "error", "bytes_held", "hub_connections")
+    __slots__ = ("id", "name", "state", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "hub_bytes_per_s", "peer_bytes_per_s", "error", "bytes_held", "hub_connections", "leases")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -261,6 +261,7 @@ class NodePull(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     BYTES_HELD_FIELD_NUMBER: _ClassVar[int]
     HUB_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     state: NodePullState
@@ -273,7 +274,22 @@ class NodePull(_message.Message):
     error: str
     bytes_held: int
     hub_connections: int
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[NodePullState, str]] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., peer_bytes_per_s: _Optional[float] = ..., error: _Optional[str] = ..., bytes_held: _Optional[int] = ..., hub_connections: _Optional[int] = ...) -> None: ...
+    leases: _containers.RepeatedCompositeFieldContainer[NodeLease]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[NodePullState, str]] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., peer_bytes_per_s: _Optional[float] = ..., error: _Optional[str] = ..., bytes_held: _Optional[int] = ..., hub_connections: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[NodeLease, _Mapping]]] = ...) -> None: ...
+
+class NodeLease(_message.Message):
+    __slots__ = ("first", "end", "position", "path", "bytes_left")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    BYTES_LEFT_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    end: int
+    position: int
+    path: str
+    bytes_left: int
+    def __init__(self, first: _Optional[int] = ..., end: _Optional[int] = ..., position: _Optional[int] = ..., path: _Optional[str] = ..., bytes_left: _Optional[int] = ...) -> None: ...
 
 class ListModelsRequest(_message.Message):
     __slots__ = ()

@@ -397,7 +397,7 @@ class HaveQuery(_message.Message):
     def __init__(self, pull_id: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class NodeProgress(_message.Message):
-    __slots__ = ("pull_id", "state", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "hub_bytes_per_s", "peer_bytes_per_s", "error", "bytes_held", "hub_connections", "generation", "manifest", "brief")
+    __slots__ = ("pull_id", "state", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "hub_bytes_per_s", "peer_bytes_per_s", "error", "bytes_held", "hub_connections", "generation", "manifest", "brief", "leases")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     BYTES_WANTED_FIELD_NUMBER: _ClassVar[int]
@@ -412,6 +412,7 @@ class NodeProgress(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
     BRIEF_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
     state: int
     bytes_wanted: int
@@ -426,7 +427,8 @@ class NodeProgress(_message.Message):
     generation: int
     manifest: int
     brief: bool
-    def __init__(self, pull_id: _Optional[str] = ..., state: _Optional[int] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., peer_bytes_per_s: _Optional[float] = ..., error: _Optional[str] = ..., bytes_held: _Optional[int] = ..., hub_connections: _Optional[int] = ..., generation: _Optional[int] = ..., manifest: _Optional[int] = ..., brief: _Optional[bool] = ...) -> None: ...
+    leases: _containers.RepeatedCompositeFieldContainer[HeldLease]
+    def __init__(self, pull_id: _Optional[str] = ..., state: _Optional[int] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., hub_bytes_per_s: _Optional[float] = ..., peer_bytes_per_s: _Optional[float] = ..., error: _Optional[str] = ..., bytes_held: _Optional[int] = ..., hub_connections: _Optional[int] = ..., generation: _Optional[int] = ..., manifest: _Optional[int] = ..., brief: _Optional[bool] = ..., leases: _Optional[_Iterable[_Union[HeldLease, _Mapping]]] = ...) -> None: ...
 
 class PullNote(_message.Message):
     __slots__ = ("pull_id", "generation", "text")

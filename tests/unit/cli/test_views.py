@@ -98,6 +98,17 @@ def test_a_bar_is_never_longer_than_it_is_and_full_only_at_the_end() -> None:
         assert (rest == 0) == (done == 2000)
 
 
+def test_a_line_names_the_file_that_a_node_reads_from_the_hub() -> None:
+    def line(*paths: str) -> str:
+        leases = [pull_pb2.NodeLease(first=0, end=9, position=2, path=path, bytes_left=7) for path in paths]
+        node = make_node("a", pull_pb2.NODE_PULL_STATE_PULLING, leases=leases)
+        return plain.node_line(pull_of(nodes=[node]).nodes[0])
+
+    assert "reading" not in line()
+    assert line("one\x1b", "one\x1b").endswith(", reading one�")
+    assert line("one", "two", "three").endswith(", reading one and 2 more")
+
+
 def test_live_view_gives_the_terminal_back() -> None:
     console = Console(file=io.StringIO(), width=100, height=20, force_terminal=True)
     view = views.LiveView(console)

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import pytest
+
+from exo_dl.core.leases import HeldLease
+from exo_dl.core.manifest import FileEntry, Manifest
+from exo_dl.errors import ProtocolError
+from exo_dl.net import wire
 from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld import messages
 from exo_dld.nodestate import NodeState, State
 from exo_dld.view import LOST_GRACE_S, NodeView, PullView
+
+MIB = 1 << 20
+MANIFEST = Manifest(
+    "huggingface",
+    "model",
+    "org/name",
+    "c" * 40,
+    tuple(FileEntry(path, 8 * MIB, path.encode() * 32, path.encode() * 20) for path in "ab"),
+    (),
+)
 
 
 def view_of(**states: NodeState) -> PullView:
@@ -61,6 +78,31 @@ def test_a_node_that_works_no_more_has_no_rates() -> None:
     node.state = NodeState.LOST
     shown = node.to_pb()
     assert (shown.hub_bytes_per_s, shown.peer_bytes_per_s, shown.hub_connections) == (0.0, 0.0, 0)
+
+
+def test_a_node_that_reads_shows_what_of_which_file() -> None:
+    view = view_of(a=NodeState.PULLING)
+    view.manifest = MANIFEST
+    end = MANIFEST.piece_count
+    leases = wire.held_leases_to_pb((HeldLease(7, 0, end, end // 2 + 1),))
+    word = pb.NodeProgress(state=int(NodeState.PULLING), leases=leases)
+    view.nodes["a"].update(word, messages.leases_told(word, MANIFEST))
+    [shown] = view.to_pb(0.0, coordinator="a", epoch=1).nodes[0].leases
+    assert (shown.first, shown.end, shown.position, shown.path) == (0, end, end // 2 + 1, "b")
+    assert shown.bytes_left == MANIFEST.run_bytes(end // 2 + 1, end)
+    for state in (NodeState.LOST, NodeState.DONE):
+        view.nodes["a"].state = state
+        assert not view.to_pb(0.0, coordinator="a", epoch=1).nodes[0].leases
+    view.nodes["a"].update(pb.NodeProgress(state=int(NodeState.PULLING)))
+    assert not view.to_pb(0.0, coordinator="a", epoch=1).nodes[0].leases
+
+
+def test_leases_that_no_node_can_hold_are_refused() -> None:
+    end = MANIFEST.piece_count
+    for leases in ([HeldLease(1, 0, end + 1, 0)], [HeldLease(1, 0, 1, 0)] * (wire.MAX_SHOWN_LEASES + 1)):
+        word = pb.NodeProgress(state=int(NodeState.PULLING), leases=wire.held_leases_to_pb(tuple(leases)))
+        with pytest.raises(ProtocolError):
+            messages.leases_told(word, MANIFEST)
 
 
 def test_what_several_nodes_notice_is_told_once() -> None:

@@ -115,3 +115,7 @@ def test_leases_come_back_and_are_checked() -> None:
     for first, end, position in ((0, 5, 0), (2, 2, 2), (0, 3, 4)):
         with pytest.raises(ProtocolError):
             wire.held_leases_from_pb([pb.HeldLease(lease_id=1, first=first, end=end, position=position)], MANIFEST)
+    many = wire.held_leases_to_pb(leases * (wire.MAX_SHOWN_LEASES + 1))
+    assert len(wire.held_leases_from_pb(many, MANIFEST)) == len(many)
+    with pytest.raises(ProtocolError):
+        wire.held_leases_from_pb(many, MANIFEST, most=wire.MAX_SHOWN_LEASES)
