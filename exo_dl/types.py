@@ -153,7 +153,7 @@ class Pull:
     """A pull over the whole cluster.
 
     ``remaining_s`` is negative where no estimate can be given; ``bound_s`` is the least time that this network allows,
-    0 while nothing was measured.
+    0 while nothing was measured. ``lost_nodes`` are those without which a pull ended; ``nodes`` has them no more.
     """
 
     pull_id: str
@@ -180,6 +180,9 @@ class Pull:
     events: tuple[str, ...] = field(metadata=_convert(tuple))
     path: str
     started_at_s: float
+    lost_nodes: tuple[NodePull, ...] = field(
+        metadata=_convert(lambda nodes: tuple(from_message(NodePull, n) for n in nodes))
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

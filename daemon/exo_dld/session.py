@@ -27,7 +27,6 @@ from exo_dld.worker import Worker
 
 __all__ = ["Session"]
 
-_MAX_UNKNOWN_NODES = 1000
 _LATE_S = 0.05
 
 
@@ -152,11 +151,7 @@ class Session:
     # -- who takes part -----------------------------------------------------------------------------------------------
 
     def _add_node(self, node: str) -> NodeView:
-        if node not in self.view.nodes:
-            if len(self.view.nodes) > _MAX_UNKNOWN_NODES + len(self.spec.targets):
-                raise ProtocolError("Too many nodes in one pull.")
-            self.view.nodes[node] = NodeView(node, self._cluster.name_of(node))
-        return self.view.nodes[node]
+        return self.view.add(node, self._cluster.name_of(node), expected=len(self.spec.targets))
 
     def _participants(self) -> list[str]:
         return [n for n in self._cluster.up() if self.spec.wants(n)]
@@ -211,13 +206,14 @@ class Session:
         if left and not self.spec.targets and self.running:
             self.view.leave(node, self._loop.time())
             self._after(0.0, self._check_end)
-        if self.running and (view := self.view.nodes.get(node)) is not None and not view.state.ended:
-            view.state, view.lost_at = NodeState.LOST, self._loop.time()
+        if (view := self.view.lose(node, self._loop.time())) is not None and self.running:
             # All nodes see this by themselves: told to nobody.
             self._note(f"The link to {view.name} was lost; its share goes to the others.")
             self._after(LOST_GRACE_S + _LATE_S, self._check_end)
         if self.running:
             self._chair.node_lost(node)
+            if self._chair.mine:
+                self._fault(self.view.unread(node))
         self._changed()
 
     # -- the chair ----------------------------------------------------------------------------------------------------
@@ -237,6 +233,7 @@ class Session:
     def _chair_taken(self, lost: str) -> None:
         name = self._cluster.name_of
         self._fault(f"{name(lost)} coordinated and was lost: {name(self._me)} goes on.")
+        self._fault(self.view.unread(lost))
         self.offer_to(self._cluster.up())
         self._join()
         self._check_end()
@@ -376,6 +373,7 @@ class Session:
             return
         outcome = self.view.outcome(self._loop.time())
         if outcome is not None:
+            self._fault(self.view.farewell())
             self.finish(outcome, "" if outcome is State.DONE else self.view.summary())
         elif waiting := self.view.waits_for():
             self._fault(f"All others are through: waiting up to {LOST_GRACE_S:.0f} s for {', '.join(waiting)}.")

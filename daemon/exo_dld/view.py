@@ -11,6 +11,7 @@ from exo_dl.core.bound import NodeRates, least_time
 from exo_dl.core.leases import HeldLease
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.wants import Wants
+from exo_dl.errors import ProtocolError
 from exo_dl.rpc.v1 import pull_pb2, swarm_pb2
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import NodeState, State
@@ -20,6 +21,7 @@ __all__ = ["LOST_GRACE_S", "NodeView", "PullView"]
 LOST_GRACE_S = 5.0
 """A node whose link is lost may come back for this long before a pull that waits for nothing else ends without it."""
 
+_MAX_NODES = 1000
 _MAX_EVENTS = 50
 _MAX_TEXT = 1000
 # Several nodes may notice the same thing: it is told once in this time.
@@ -179,6 +181,44 @@ class PullView:
         self.state, self.error = State.DONE, ""
         return True
 
+    def add(self, node: str, name: str, *, expected: int) -> NodeView:
+        """The row of a node, made where there is none.
+
+        Raises:
+            ProtocolError: there are far more than the ``expected`` nodes.
+        """
+        if node not in self.nodes:
+            if len(self.nodes) > _MAX_NODES + expected:
+                raise ProtocolError("Too many nodes in one pull.")
+            self.nodes[node] = NodeView(node, name)
+        return self.nodes[node]
+
+    def lose(self, node: str, now: float) -> NodeView | None:
+        """The link to a node is gone: its row, where it had not ended. After a pull that went well it is forgotten."""
+        view = self.nodes.get(node)
+        if view is None or view.state.ended:
+            return None
+        if self.state is State.DONE:
+            del self.nodes[node]
+        else:
+            view.state, view.lost_at = NodeState.LOST, now
+        return view
+
+    def unread(self, node: str) -> str:
+        """A line for a node that was lost while it read from the hub; empty where it was not."""
+        view, manifest = self.nodes.get(node), self.manifest
+        if view is None or manifest is None or view.state is not NodeState.LOST or not view.leases:
+            return ""
+        left = sum(manifest.run_bytes(x.position, x.end) for x in view.leases)
+        path = manifest.blob_of(min(view.leases[0].position, view.leases[0].end - 1)).paths[0]
+        more = ", and elsewhere" if len(view.leases) > 1 else ""
+        return f"{view.name} was to read {left / 1e6:.1f} MB more from the hub ({path}{more}): others read that now."
+
+    def farewell(self) -> str:
+        """A line for the nodes without which the pull ends; empty where it ends with all."""
+        lost = sorted(n.name for n in self.nodes.values() if n.state is NodeState.LOST)
+        return f"Lost, and not come back: {', '.join(lost)}. The pull ends without." if lost else ""
+
     def leave(self, node: str, now: float) -> None:
         """A node said goodbye: a pull for every node of the cluster is not for it any more."""
         if (gone := self.nodes.pop(node, None)) is not None:
@@ -188,7 +228,7 @@ class PullView:
         """The pull has ended."""
         if state is State.CANCELLED:
             for node in self.nodes.values():
-                if not node.state.ended:
+                if not node.state.ended and node.state is not NodeState.LOST:
                     node.state = NodeState.CANCELLED
         self.state, self.ended, self.error = state, now, reason
 
@@ -226,8 +266,10 @@ class PullView:
         return longest
 
     def to_pb(self, now: float, *, coordinator: str, epoch: int) -> pull_pb2.Pull:
-        """The message for clients."""
+        """The message for clients. Once the pull has ended, rows of lost nodes stand apart."""
         nodes = sorted(self.nodes.values(), key=lambda n: (n.name, n.id))
+        gone = [n for n in nodes if n.state is NodeState.LOST] if self.state is not State.RUNNING else []
+        shown = [n for n in nodes if n.state is not NodeState.LOST] if gone else nodes
         wall = (self.ended if self.ended is not None else now) - self.started
         return pull_pb2.Pull(
             pull_id=self.pull_id,
@@ -244,7 +286,7 @@ class PullView:
             bytes_from_peers=sum(n.bytes_from_peers for n in nodes),
             files=self.files,
             model_bytes=self.union_bytes,
-            nodes=[n.to_pb(self.manifest) for n in nodes],
+            nodes=[n.to_pb(self.manifest) for n in shown],
             coordinator_id=coordinator,
             epoch=epoch,
             layout=self.layout,
@@ -252,6 +294,7 @@ class PullView:
             events=list(self.events),
             path=self.path,
             started_at_s=time.time() - (now - self.started),
+            lost_nodes=[n.to_pb() for n in gone],
         )
 
 

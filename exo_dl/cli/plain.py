@@ -101,10 +101,11 @@ def cluster_line(pull: Pull) -> str:
     hub = sum(node.hub_bytes_per_s for node in pull.nodes)
     peers = sum(node.peer_bytes_per_s for node in pull.nodes)
     done = sum(node.state is NodeState.DONE for node in pull.nodes)
+    count = len(pull.nodes) + len(pull.lost_nodes)
     parts = [
         f"{percent(pull.bytes_done, pull.bytes_wanted) if pull.bytes_wanted else pull.state}",
         f"{human_bytes(pull.bytes_done)} of {human_bytes(pull.bytes_wanted)}",
-        f"{done} of {len(pull.nodes)} nodes done",
+        f"{done} of {count} nodes done",
     ]
     if not pull.state.ended:
         parts += [f"hub {human_rate(hub)}", f"peers {human_rate(peers)}"]
@@ -127,6 +128,8 @@ def ending(pull: Pull) -> str:
         f"{human_bytes(pull.bytes_from_hub)} read from the hub for a model of {human_bytes(pull.model_bytes)};"
         f" {human_bytes(pull.bytes_from_peers)} exchanged between nodes.",
     ]
+    if pull.lost_nodes:  # they only helped, or the pull had failed
+        lines.append(f"Lost on the way: {', '.join(clean(node.name) for node in pull.lost_nodes)}.")
     if pull.path:
         lines.append(f"Here it is: {clean(pull.path)}")
     return "\n".join(lines)

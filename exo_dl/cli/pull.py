@@ -146,11 +146,12 @@ def raise_for_end(pull: Pull) -> None:
         raise CancelledPullError(
             f"The pull of {pull.repo} was cancelled.", hint="Verified pieces are kept: pull it again to go on."
         )
-    lacking = [node for node in pull.nodes if node.state is not NodeState.DONE]
+    lacking = [*(node for node in pull.nodes if node.state is not NodeState.DONE), *pull.lost_nodes]
     what = f"The pull of {pull.repo} failed"
-    if pull.nodes:
-        what += f": {len(lacking)} of {len(pull.nodes)} nodes lack the model"
-    lines = [f"{node.name}: {node.error or node.state}" for node in lacking]
+    if count := len(pull.nodes) + len(pull.lost_nodes):
+        what += f": {len(lacking)} of {count} nodes lack the model"
+    said = {NodeState.LOST: "was lost during the pull, and does not have the model"}
+    lines = [f"{node.name}: {node.error or said.get(node.state, node.state)}" for node in lacking]
     if pull.error and not all(node.error and node.error in pull.error for node in lacking):
         lines.insert(0, pull.error)
     lines.append("What was verified is kept: the same command goes on from there.")

@@ -140,7 +140,7 @@ def _cluster(pull: Pull) -> Text:
     text = Text(no_wrap=True, overflow="ellipsis")
     text.append("cluster ", style="bold")
     text.append(percent(pull.bytes_done, pull.bytes_wanted) if pull.bytes_wanted else pull.state.value)
-    text.append(f"  {done}/{len(pull.nodes)} nodes")
+    text.append(f"  {done}/{len(pull.nodes) + len(pull.lost_nodes)} nodes")
     for name, rate, count in (("hub", hub, pull.bytes_from_hub), ("peers", peers, pull.bytes_from_peers)):
         speed = "" if pull.state.ended else f"{human_rate(rate)} "
         text.append(f"  {name} {speed}({human_bytes(count)})", style=_STYLE[name])

@@ -1,27 +1,21 @@
-"""What is measured and held while something goes wrong: one view on every node, and how soon work is taken over."""
+"""What is measured and held while something goes wrong: what is done where, and how soon work is taken over."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
 
 import grpc
 
 from bench.cluster import Command, Node, wait_until
 from bench.lab import Lab
 from exo_dl.rpc.v1 import pull_pb2, pull_pb2_grpc
-
-Document = dict[str, Any]
+from tests.one_view import Document, by_name
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
-
-
-def by_name(view: Document) -> dict[str, Document]:
-    return {node["name"]: node for node in view["nodes"]}
 
 
 def done(view: Document, *names: str) -> bool:
@@ -54,32 +48,6 @@ def shows_done(node: Node, pull_id: str, count: int) -> bool:
         if view.get("pull_id") == pull_id:
             return bool(view["state"] == "done" and [each["state"] for each in view["nodes"]] == ["done"] * count)
     return False
-
-
-def check_progress(documents: Sequence[Document]) -> None:
-    """Progress never goes back and never passes what is wanted, on any node and in sum."""
-    best: dict[str, int] = {}
-    total = 0
-    for view in documents:
-        assert total <= view["bytes_done"] <= view["bytes_wanted"], (total, view["bytes_done"], view["bytes_wanted"])
-        total = view["bytes_done"]
-        for node in view["nodes"]:
-            assert best.get(node["id"], 0) <= node["bytes_done"] <= node["bytes_wanted"], node
-            best[node["id"]] = node["bytes_done"]
-            if node["state"] not in ("pulling", "checking"):
-                assert node["hub_bytes_per_s"] == node["peer_bytes_per_s"] == 0, node
-
-
-def check_one_view(watchers: Sequence[Command]) -> None:
-    """All watchers saw progress only, and the same end."""
-    ends = []
-    for watcher in watchers:
-        documents = watcher.documents()
-        check_progress(documents)
-        last = documents[-1]
-        nodes = {(node["name"], node["state"], node["bytes_done"], node["error"]) for node in last["nodes"]}
-        ends.append((last["state"], last["epoch"], last["coordinator_id"], nodes))
-    assert all(end == ends[0] for end in ends[1:]), ends
 
 
 def coordinator_of(watcher: Command) -> str | None:

@@ -22,16 +22,8 @@ from bench.labnet import payload_bytes_per_s
 from bench.models import LabModel, check_copy
 from bench.served import summarize
 from tests.lab.conftest import MakeLab, plans
-from tests.lab.recovery import (
-    by_name,
-    check_one_view,
-    check_progress,
-    done,
-    shows_done,
-    takeover_s,
-    wait_for_other_coordinator,
-    watch_on,
-)
+from tests.lab.recovery import done, shows_done, takeover_s, wait_for_other_coordinator, watch_on
+from tests.one_view import by_name, check_one_view, check_progress, check_same_events
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -99,13 +91,15 @@ def test_what_a_killed_node_was_to_read_goes_to_the_others(lab: Lab, model: LabM
     assert {name: node["state"] for name, node in by_name(view[-1]).items()} == {
         "n1": "done",
         "n2": "done",
-        "n3": "lost",
         "n4": "done",
     }
+    assert [node["name"] for node in view[-2]["lost_nodes"]] == ["n3"]
     check_progress(view[:-1])  # the last line is the summary
     for each in watchers:
         failed_pull(each)
     check_one_view(watchers)
+    events = check_same_events(others(lab, "n3"), pull_id)
+    assert any("n3" in event and "its share goes to the others" in event for event in events), events
     # Half of the model was left for three links; and nobody notices a death at once.
     least_s = 0.5 * model.size_bytes / (3 * payload_bytes_per_s(HUB_MBIT))
     assert ended_s <= max(left_s, 5.0) + 3.0, "the pull waits 5 s from the loss, and no longer"

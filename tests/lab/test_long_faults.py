@@ -15,7 +15,7 @@ from bench.run import measure
 from bench.scenarios import FAULTS
 from bench.served import summarize
 from tests.lab.conftest import MIB, MakeLab, plans
-from tests.lab.recovery import check_progress
+from tests.one_view import check_progress
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 

@@ -200,7 +200,7 @@ class CancelPullResponse(_message.Message):
     def __init__(self, pull: _Optional[_Union[Pull, _Mapping]] = ...) -> None: ...
 
 class Pull(_message.Message):
-    __slots__ = ("pull_id", "repo", "revision", "commit", "state", "wall_s", "bound_s", "remaining_s", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "files", "model_bytes", "nodes", "coordinator_id", "epoch", "layout", "error", "events", "path", "started_at_s")
+    __slots__ = ("pull_id", "repo", "revision", "commit", "state", "wall_s", "bound_s", "remaining_s", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "files", "model_bytes", "nodes", "coordinator_id", "epoch", "layout", "error", "events", "path", "started_at_s", "lost_nodes")
     PULL_ID_FIELD_NUMBER: _ClassVar[int]
     REPO_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +223,7 @@ class Pull(_message.Message):
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_S_FIELD_NUMBER: _ClassVar[int]
+    LOST_NODES_FIELD_NUMBER: _ClassVar[int]
     pull_id: str
     repo: str
     revision: str
@@ -245,7 +246,8 @@ class Pull(_message.Message):
     events: _containers.RepeatedScalarFieldContainer[str]
     path: str
     started_at_s: float
-    def __init__(self, pull_id: _Optional[str] = ..., repo: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., state: _Optional[_Union[PullState, str]] = ..., wall_s: _Optional[float] = ..., bound_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., files: _Optional[int] = ..., model_bytes: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodePull, _Mapping]]] = ..., coordinator_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layout: _Optional[str] = ..., error: _Optional[str] = ..., events: _Optional[_Iterable[str]] = ..., path: _Optional[str] = ..., started_at_s: _Optional[float] = ...) -> None: ...
+    lost_nodes: _containers.RepeatedCompositeFieldContainer[NodePull]
+    def __init__(self, pull_id: _Optional[str] = ..., repo: _Optional[str] = ..., revision: _Optional[str] = ..., commit: _Optional[str] = ..., state: _Optional[_Union[PullState, str]] = ..., wall_s: _Optional[float] = ..., bound_s: _Optional[float] = ..., remaining_s: _Optional[float] = ..., bytes_wanted: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., files: _Optional[int] = ..., model_bytes: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodePull, _Mapping]]] = ..., coordinator_id: _Optional[str] = ..., epoch: _Optional[int] = ..., layout: _Optional[str] = ..., error: _Optional[str] = ..., events: _Optional[_Iterable[str]] = ..., path: _Optional[str] = ..., started_at_s: _Optional[float] = ..., lost_nodes: _Optional[_Iterable[_Union[NodePull, _Mapping]]] = ...) -> None: ...
 
 class NodePull(_message.Message):
     __slots__ = ("id", "name", "state", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers", "hub_bytes_per_s", "peer_bytes_per_s", "error", "bytes_held", "hub_connections", "leases")

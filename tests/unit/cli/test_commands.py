@@ -127,6 +127,24 @@ async def test_pull_that_fails(daemon: FakeDaemon) -> None:
     ]
 
 
+async def test_pull_that_ends_without_a_lost_node(daemon: FakeDaemon) -> None:
+    ended = {
+        "nodes": [make_node("anna", pull_pb2.NODE_PULL_STATE_DONE)],
+        "lost_nodes": [make_node("bob", pull_pb2.NODE_PULL_STATE_LOST)],
+        "error": "bob: the link to it was lost, and it did not come back",
+    }
+    daemon.updates = [make_pull(), make_pull(pull_pb2.PULL_STATE_FAILED, **ended)]
+    done = await exo_dl("pull", "org/model", "--json", state_dir=daemon.state_dir)
+    assert done.code == 9
+    assert [node["name"] for node in done.documents[-1]["nodes"]] == ["anna"]
+    assert [(node["name"], node["state"]) for node in done.documents[-2]["lost_nodes"]] == [("bob", "lost")]
+    assert done.err.splitlines()[:3] == [
+        "exo-dl: The pull of org/model failed: 1 of 2 nodes lack the model.",
+        f"  {ended['error']}",
+        "  bob: was lost during the pull, and does not have the model",
+    ]
+
+
 async def test_pull_that_is_cancelled(daemon: FakeDaemon) -> None:
     daemon.updates = [make_pull(), make_pull(pull_pb2.PULL_STATE_CANCELLED)]
     done = await exo_dl("pull", "org/model", state_dir=daemon.state_dir)

@@ -66,6 +66,48 @@ def test_a_cancelled_pull_stays_cancelled() -> None:
     assert not view.heal()
 
 
+def rows(view: PullView) -> tuple[list[str], list[str]]:
+    shown = view.to_pb(0.0, coordinator="a", epoch=1)
+    return [node.name for node in shown.nodes], [node.name for node in shown.lost_nodes]
+
+
+@pytest.mark.parametrize("end", [State.FAILED, State.CANCELLED])
+def test_a_lost_node_has_no_row_after_the_end_until_it_comes_back(end: State) -> None:
+    view = view_of(a=NodeState.DONE, b=NodeState.PULLING)
+    view.nodes["b"].bytes_wanted, view.nodes["b"].bytes_done = 100, 40
+    assert view.lose("b", 1.0) is view.nodes["b"]
+    assert rows(view) == (["a", "b"], [])
+    assert "b" in view.farewell()
+    view.end(end, "", 7.0)
+    assert rows(view) == (["a"], ["b"])
+    assert view.to_pb(8.0, coordinator="a", epoch=1).bytes_done == 40, "the sum does not go back"
+    view.nodes["b"].update(pb.NodeProgress(state=int(NodeState.PULLING), bytes_wanted=100, bytes_done=50))
+    assert rows(view) == (["a", "b"], [])
+    view.lose("b", 9.0)
+    assert rows(view) == (["a"], ["b"]), "it was lost again"
+
+
+def test_of_a_pull_that_went_well_nobody_is_lost() -> None:
+    view = view_of(a=NodeState.DONE, late=NodeState.PULLING)
+    assert view.farewell() == ""
+    view.end(State.DONE, "", 1.0)
+    assert view.lose("a", 2.0) is None
+    assert view.lose("late", 2.0) is not None
+    assert rows(view) == (["a"], [])
+
+
+def test_what_a_lost_node_was_to_read_is_told() -> None:
+    view = view_of(a=NodeState.PULLING, b=NodeState.PULLING)
+    view.manifest = MANIFEST
+    view.nodes["b"].leases = (HeldLease(1, 0, 4, 1), HeldLease(2, 6, 8, 6))
+    assert view.unread("b") == "", "it is there"
+    view.lose("b", 1.0)
+    left = (MANIFEST.run_bytes(1, 4) + MANIFEST.run_bytes(6, 8)) / 1e6
+    assert view.unread("b").startswith(f"b was to read {left:.1f} MB more from the hub (a, and elsewhere)")
+    view.lose("a", 1.0)
+    assert view.unread("a") == view.unread("nobody") == "", "it read nothing"
+
+
 def test_progress_never_goes_back_nor_above_what_is_wanted() -> None:
     node = NodeView("a", "a")
     for said, shown in ((40, 40), (30, 40), (250, 100)):
