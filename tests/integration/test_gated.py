@@ -52,7 +52,8 @@ def test_only_nodes_with_a_token_get_a_gated_model(
     with pytest.raises(CommandError) as caught:
         nodes[0].json("pull", model.repo)
     assert caught.value.exit_code == 9
-    assert "--share-gated" in caught.value.stderr
+    told = [line for line in caught.value.stderr.splitlines() if line.startswith("  without: ")]
+    assert told and "not for everybody" in told[0] and "--share-gated" in told[0], caught.value.stderr
     views = by_name(caught.value.documents[-1])
     assert views["with"]["state"] == "done"
     assert views["without"]["state"] == "failed"
