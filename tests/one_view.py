@@ -3,16 +3,58 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, Protocol
 
-from bench.cluster import Command, Node, wait_until
+import grpc
+
+from bench.cluster import Node, wait_until
+from exo_dl.rpc.v1 import pull_pb2, pull_pb2_grpc
+from exo_dl.types import Pull, as_dict, from_message
 
 Document = dict[str, Any]
 
 NEWS_S = 2.0
-"""What a node says of itself is shown everywhere after this: it speaks at least once a second; and some room."""
+"""What a node says of itself is shown everywhere after this: it speaks twice a second; the rest is room for stalls."""
+
+
+class Watcher(Protocol):
+    """A command that watches, or a `Watch`."""
+
+    def documents(self) -> list[Document]:
+        """What was seen so far."""
+
+
+class Watch:
+    """All that one daemon tells of a pull, several times a second: commands print less."""
+
+    def __init__(self, node: Node, pull_id: str) -> None:
+        self._node = node
+        self._pull_id = pull_id
+        self._documents: list[Document] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        request = pull_pb2.WatchPullRequest(pull_id=self._pull_id)
+        try:
+            with self._node.channel() as channel:
+                for answer in pull_pb2_grpc.PullServiceStub(channel).WatchPull(request):
+                    self._documents.append(as_dict(from_message(Pull, answer.pull)))
+        except grpc.RpcError:
+            return  # the daemon has ended: the last document is of a pull that runs
+
+    def documents(self) -> list[Document]:
+        return list(self._documents)
+
+    def wait(self) -> list[Document]:
+        """Waits until the pull has ended."""
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        assert self._documents[-1]["state"] != "running"
+        return self.documents()
 
 
 def by_name(view: Document) -> dict[str, Document]:
@@ -34,7 +76,7 @@ def check_progress(documents: Sequence[Document]) -> None:
                 assert not node.get("leases"), node  # a summary has none
 
 
-def check_one_view(watchers: Sequence[Command]) -> None:
+def check_one_view(watchers: Sequence[Watcher]) -> None:
     """All watchers saw progress only, the same at about the same time, and the same end without dead nodes."""
     ends = []
     for watcher in watchers:
