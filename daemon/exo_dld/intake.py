@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from exo_dl.errors import HubBusyError
+from exo_dl.errors import AccessError, HubBusyError
 from exo_dl.hubs.base import Hub, Resolved
 from exo_dl.rpc.v1 import pull_pb2
 from exo_dld.planner import Planned, Planner, check_placement
@@ -28,6 +28,7 @@ class Intake:
         hub_for: the hub behind an endpoint; empty: this node's own.
         planner: makes placements.
         targets: node ids for names.
+        name: this node's, for errors of its token.
     """
 
     def __init__(
@@ -35,9 +36,12 @@ class Intake:
         hub_for: Callable[[str], Hub],
         planner: Planner,
         targets: Callable[[Sequence[str]], frozenset[str]],
+        *,
+        name: str,
     ) -> None:
         self._hub_for = hub_for
         self._targets = targets
+        self._name = name
         self.planner = planner
 
     async def read(self, request: pull_pb2.StartPullRequest) -> tuple[Resolved, frozenset[str], Planned]:
@@ -49,7 +53,10 @@ class Intake:
         repo, revision, layout = check_request(request)
         check_placement(request.placement, layout)
         targets = self._targets(list(request.nodes))
-        resolved = await self._resolve(repo, revision, request)
+        try:
+            resolved = await self._resolve(repo, revision, request)
+        except AccessError as error:
+            raise AccessError(f"{self._name}: {error.what}", hint=error.hint) from error
         check_files(resolved.manifest, layout)
         planned = await self.planner.plan(request.placement, resolved, targets, layout=layout)
         if planned.wants is not None:

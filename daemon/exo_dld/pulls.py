@@ -73,7 +73,7 @@ class Pulls:
         self._membership = membership
         self._me = membership.node_id
         self._name = name
-        self._intake = Intake(hub_for, make_planner(self._targets, self.name_of), self._targets)
+        self._intake = Intake(hub_for, make_planner(self._targets, self.name_of), self._targets, name=name)
         self._make_worker = make_worker
         self._make_signer = make_signer
         self._stop_serving = stop_serving

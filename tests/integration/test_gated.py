@@ -50,6 +50,10 @@ def test_only_nodes_with_a_token_get_a_gated_model(
 ) -> None:
     nodes = make_pair(make_nodes, EXO_DL_LOG_LEVEL="debug")
     with pytest.raises(CommandError) as caught:
+        nodes[1].json("pull", model.repo)
+    assert caught.value.exit_code == 4
+    assert caught.value.stderr.startswith("exo-dl: without: "), "it is the token of this node"
+    with pytest.raises(CommandError) as caught:
         nodes[0].json("pull", model.repo)
     assert caught.value.exit_code == 9
     told = [line for line in caught.value.stderr.splitlines() if line.startswith("  without: ")]
