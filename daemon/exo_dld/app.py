@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-import psutil
-
 from exo_dl import __version__, secretfile
 from exo_dl.core.plan import NodeRoom
 from exo_dl.core.swarm import MAX_PEER_FETCHES
@@ -44,7 +42,7 @@ from exo_dld.access_service import AccessServicer
 from exo_dld.config import Config
 from exo_dld.doorway import Doorway
 from exo_dld.gated import OwnAccess
-from exo_dld.governor import Governor, reserve_bytes
+from exo_dld.governor import Governor
 from exo_dld.helping import Helping
 from exo_dld.hubcheck import HubCheck, Vouched
 from exo_dld.hubside import HeadStart, HubSide
@@ -52,6 +50,7 @@ from exo_dld.jobs import Jobs
 from exo_dld.leaving import Leaving
 from exo_dld.limits import Limits
 from exo_dld.membership import Membership
+from exo_dld.memory import reserve_bytes, total_bytes
 from exo_dld.messages import PullSpec, select
 from exo_dld.metrics import Metrics
 from exo_dld.peerbook import UP
@@ -261,7 +260,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         running=pulls.running,
         max_hub=config.max_hub_connections,
         max_peers=MAX_PEER_FETCHES,
-        reserve=reserve_bytes(psutil.virtual_memory().total),
+        reserve=reserve_bytes(total_bytes()),
         hush=lambda now: pool.hush(now=now),
         idle=lambda: leaving.begun,
     )

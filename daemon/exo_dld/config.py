@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from exo_dl import __version__, locations, secretfile
 from exo_dl.errors import StorageError, UsageError
 from exo_dld import settings
+from exo_dld.memory import budget_bytes
 from exo_dld.settings import SETTINGS, Setting
 
 __all__ = ["DEFAULT_PORT", "Config", "load"]
@@ -66,8 +67,8 @@ class Config:
     """Folders below which pulls that other nodes start may write; empty: see `exo_dld.targets.DEFAULT_DIRS`."""
     allow_endpoints: tuple[str, ...] = ()
     """Hubs that other nodes may name beside ``hf_endpoint``."""
-    memory_budget_bytes: int = 256 << 20
-    """Most memory that buffers of transfers may take together."""
+    memory_budget_bytes: int = field(default_factory=budget_bytes)
+    """Most memory that buffers of transfers may take together; else by what is available now."""
     helper_cache_bytes: int = 4 << 30
     """Most bytes of pieces that this node holds for others while a pull runs; what is on its way comes on top."""
     max_hub_connections: int = 4

@@ -7,43 +7,19 @@ gives up by itself. So what counts is *available* memory, of the machine or of t
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Iterable
-from pathlib import Path
-
-import psutil
 
 from exo_dl.core import swarm as core
+from exo_dld.memory import available_bytes
 from exo_dld.session import Session
 
-__all__ = ["Governor", "available_bytes", "reserve_bytes"]
+__all__ = ["Governor"]
 
 _log = logging.getLogger(__name__)
 _EVERY_S = 1.0
-_LEAST_RESERVE_BYTES = 128 << 20
-_LARGEST_RESERVE_BYTES = 1 << 30
-_RESERVE_PART = 0.05
 # Above the reserve times this there is room for more again: in between nothing changes.
 _ROOM_TIMES = 1.5
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def available_bytes(cgroup: Path = _CGROUP) -> int:
-    """Memory that programs can get without swapping: the machine's, or what the own control group leaves of it."""
-    available = int(psutil.virtual_memory().available)
-    with contextlib.suppress(OSError, ValueError):
-        limit = int((cgroup / "memory.max").read_text(encoding="ascii"))  # "max" is no number: no limit
-        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
-        stat = (cgroup / "memory.stat").read_text(encoding="ascii")
-        cached = sum(int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file "))
-        available = min(available, max(0, limit - used + cached))
-    return available
-
-
-def reserve_bytes(total: int) -> int:
-    """What is to stay available on a machine with this much memory: a twentieth, from 128 MiB to 1 GiB."""
-    return int(min(_LARGEST_RESERVE_BYTES, max(_LEAST_RESERVE_BYTES, total * _RESERVE_PART)))
 
 
 class Governor:

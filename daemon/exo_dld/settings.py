@@ -244,7 +244,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "memory_budget",
         _size,
-        "Most memory for the buffers of transfers. [default: 256MiB]",
+        "Most memory for the buffers of transfers. [default: 1/16 of what is available at the start, 64MiB to 256MiB]",
         "SIZE",
         field_name="memory_budget_bytes",
     ),

@@ -29,7 +29,7 @@ EXAMPLES: dict[str, tuple[str, str, object]] = {
     "hf_cache": ("/c", '"/c"', Path("/c")),
     "hf_token_file": ("/t", '"/t"', Path("/t")),
     "helper_cache": ("2GiB", '"2GiB"', 2 << 30),
-    "memory_budget": ("64MiB", '"64MiB"', 64 << 20),
+    "memory_budget": ("300MiB", '"300MiB"', 300 << 20),
     "allow_dirs": ("/models,/data", '["/models", "/data"]', ("/models", "/data")),
     "allow_endpoints": ("http://hub:8080/", '["http://hub:8080"]', ("http://hub:8080",)),
     "max_hub_connections": ("2", "2", 2),

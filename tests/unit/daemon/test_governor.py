@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from exo_dl.core import swarm as core
 from exo_dl.core.pieces import mask
 from exo_dl.sim.scenarios import model
-from exo_dld.governor import Governor, available_bytes, reserve_bytes
+from exo_dld.governor import Governor
 
 MIB = 1 << 20
 RESERVE = 512 * MIB
@@ -93,18 +92,3 @@ async def test_it_looks_by_itself(monkeypatch: Any) -> None:
         await looked.wait()
     watch.close()
     assert watch.halvings >= 1
-
-
-def test_available_memory_is_what_the_container_leaves(tmp_path: Path) -> None:
-    machine = available_bytes(tmp_path)  # no such group
-    assert machine > 0
-    (tmp_path / "memory.current").write_text(f"{90 * MIB}\n")
-    (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {20 * MIB}\nactive_file 7\n")
-    (tmp_path / "memory.max").write_text(f"{100 * MIB}\n")
-    assert available_bytes(tmp_path) == 30 * MIB
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_bytes(tmp_path) > 30 * MIB
-
-
-def test_the_reserve_is_a_twentieth_within_bounds() -> None:
-    assert [reserve_bytes(gib << 30) >> 20 for gib in (1, 8, 64)] == [128, 409, 1024]
