@@ -261,6 +261,7 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
         max_hub=config.max_hub_connections,
         max_peers=MAX_PEER_FETCHES,
         reserve=reserve_bytes(total_bytes()),
+        writing=pool.writing,
         hush=lambda now: pool.hush(now=now),
         idle=lambda: leaving.begun,
     )

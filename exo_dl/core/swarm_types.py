@@ -194,7 +194,7 @@ class SlotLimit:
 
 @dataclass(frozen=True, slots=True)
 class PeerLimit:
-    """At most this many transfers from peers from now on (memory is short), at least 1. Those under way go on."""
+    """At most so many transfers from peers from now on, 1 or more: memory or disk is short. Those under way go on."""
 
     limit: int
 

@@ -41,6 +41,7 @@ __all__ = [
     "PieceTarget",
     "Received",
     "Timeouts",
+    "Writing",
 ]
 
 _log = logging.getLogger(__name__)
@@ -61,6 +62,16 @@ class Received:
 
     hub_bytes: int
     peer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What the threads have done since the pool began: seconds at jobs, and how many of these in writes that waited for
+    the disk.
+    """
+
+    busy_s: float
+    waited_s: float
 
 
 class FetchPool:
@@ -105,6 +116,7 @@ class FetchPool:
         self._hubs: dict[int, Lane] = {}
         self._hushed = False
         self._received = Received(0, 0)
+        self._wrote = Writing(0.0, 0.0)
 
     def submit(self, job: PeerJob | HubJob) -> None:
         """Takes a job.
@@ -156,6 +168,13 @@ class FetchPool:
     def received(self) -> Received:
         """What came so far (any thread)."""
         return self._received
+
+    def writing(self) -> Writing:
+        """How the disk keeps up (any thread). Differences between two calls say it for the time between."""
+        with self._lock:
+            tasks = [task for task, _ in self._tasks.values()]
+            busy_s = self._wrote.busy_s + sum(task.elapsed_s() for task in tasks)
+            return Writing(busy_s, self._wrote.waited_s + sum(task.waited_s() for task in tasks))
 
     def hub_window(self) -> int | None:
         """The most that one request to the hub should ask for now (any thread); None: all that is wanted."""
@@ -231,6 +250,7 @@ class FetchPool:
             else:
                 hub_bytes += task.byte_count
             self._received = Received(hub_bytes, peer_bytes)
+            self._wrote = Writing(self._wrote.busy_s + task.elapsed_s(), self._wrote.waited_s + task.slow_writes_s)
         self._events.flush(
             JobEnded(job_id, ended.result, ended.detail, ended.retry_after_s, task.byte_count, task.elapsed_s())
         )
@@ -249,7 +269,9 @@ class FetchPool:
             if not count:
                 return task.finished
             until += limiter.take(count, group=task.job.group, stopped=lambda: task.cancelled or task.finished)
+            waited_s = task.slow_writes_s
             sink.take(buffer[:count])
+            until += task.slow_writes_s - waited_s  # that is not the peer's fault
             if time.monotonic() > until:
                 raise JobStopped(FetchResult.TIMEOUT, "The peer sends too slowly.")
         return True

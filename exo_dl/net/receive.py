@@ -24,7 +24,20 @@ from exo_dl.errors import StorageError
 from exo_dl.net.gather import LONGEST_S
 from exo_dl.net.jobs import FetchEvent, HubJob, PeerJob, PieceDone, Source
 
-__all__ = ["BUFFER_BYTES", "PEER_FILL_BYTES", "JobStopped", "PieceSink", "Task", "fill", "hub_fill_bytes"]
+__all__ = [
+    "BUFFER_BYTES",
+    "PEER_FILL_BYTES",
+    "SLOW_WRITE_S",
+    "JobStopped",
+    "PieceSink",
+    "Task",
+    "fill",
+    "hub_fill_bytes",
+    "write_all",
+]
+
+SLOW_WRITE_S = 0.01
+"""A write that takes longer waits for the disk. One into the page cache takes 0.1 ms: `docs/adr/0019-slow-disks.md`."""
 
 BUFFER_BYTES = 1 << 20
 """One buffer for each thread. Measured on loopback: 256 KiB costs 20 % more CPU, more than 1 MiB gains nothing."""
@@ -34,6 +47,9 @@ PEER_FILL_BYTES = BUFFER_BYTES
 
 _HUB_FILL_BYTES = (64 << 10, 256 << 10)
 _HUB_FILL_PART = 32
+# The clock is read for one write in so many bytes: the small ones, from a hub, are sampled.
+_CLOCK_BYTES = 256 << 10
+_CLOCK_TIMES = 4.0  # what one may stand for: the least write, but for the ends of pieces, is a quarter of that
 
 
 def hub_fill_bytes(bytes_left: int) -> int:
@@ -78,6 +94,10 @@ class Task:
         self.byte_count = 0
         """Bytes of body that arrived."""
         self.started_s = 0.0
+        self.slow_writes_s = 0.0
+        """What writes, and records of pieces, took that waited for the disk; set by the thread, read by any."""
+        self.writing_since_s = 0.0
+        """Since when (`time.monotonic`) the thread is in one of these; 0: it is in none that counts."""
         self._lock = threading.Lock()
         self._interrupt: Callable[[], None] | None = None
         self._limit: Callable[[int], object] | None = None
@@ -132,6 +152,21 @@ class Task:
         """Seconds since a thread began with it; 0 before."""
         return time.monotonic() - self.started_s if self.started_s else 0.0
 
+    def wrote(self, *, times: float = 1.0) -> float:
+        """What began at `writing_since_s` is through, and stands for so many of its kind. Returns the time now."""
+        now = time.monotonic()
+        took_s = now - self.writing_since_s
+        if took_s > SLOW_WRITE_S:
+            self.slow_writes_s += took_s * times
+        self.writing_since_s = 0.0
+        return now
+
+    def waited_s(self) -> float:
+        """`slow_writes_s`, with a write that is not through yet."""
+        since = self.writing_since_s
+        now_s = time.monotonic() - since if since else 0.0
+        return self.slow_writes_s + (now_s if now_s > SLOW_WRITE_S else 0.0)
+
 
 class PieceSink:
     """Takes the bytes of a task's pieces in order.
@@ -146,6 +181,7 @@ class PieceSink:
         self._emit = emit
         self._hasher: blake3 | None = None
         self._skip = False
+        self._unclocked = 0
 
     def take(self, view: memoryview) -> None:
         """Hashes, writes, and records what is complete. Bytes behind the task's end are dropped.
@@ -167,7 +203,7 @@ class PieceSink:
             chunk = view[: starts[index + 1] - at]
             if self._hasher is not None:
                 self._hasher.update(chunk)
-                write_all(target.fd, chunk, target.offset + at - starts[index])
+                self._write(target.fd, chunk, target.offset + at - starts[index])
             task.byte_count = at = at + len(chunk)
             if at == starts[index + 1]:
                 if self._hasher is not None:
@@ -175,18 +211,30 @@ class PieceSink:
                 task.index = index + 1
             view = view[len(chunk) :]
 
+    def _write(self, fd: int, chunk: memoryview, offset: int) -> None:
+        self._unclocked += len(chunk)
+        if self._unclocked < _CLOCK_BYTES:
+            write_all(fd, chunk, offset)
+            return
+        task = self._task
+        task.writing_since_s = time.monotonic()
+        write_all(fd, chunk, offset)
+        task.wrote(times=min(_CLOCK_TIMES, self._unclocked / len(chunk)))
+        self._unclocked = 0
+
     def _complete(self, digest: bytes) -> None:
         job = self._task.job
         target = job.pieces[self._task.index]
         if target.digest is not None and digest != target.digest:
             raise JobStopped(FetchResult.CORRUPT, f"Piece {target.piece} has other bytes than its digest says.")
+        self._task.writing_since_s = time.monotonic()
         try:
             job.record(target.piece, digest)
         except KeyError:  # the store is being closed, and takes nothing any more
             raise JobStopped(FetchResult.CANCELLED) from None
         except (StorageError, OSError) as error:
             raise JobStopped(FetchResult.NO_ROOM, f"Piece {target.piece} cannot be noted: {error}") from error
-        self._emit(PieceDone(job.job_id, target.piece, digest, target.size, time.monotonic()))
+        self._emit(PieceDone(job.job_id, target.piece, digest, target.size, self._task.wrote()))
 
 
 def write_all(fd: int, view: memoryview, offset: int) -> None:
