@@ -363,6 +363,14 @@ class NodeMetrics:
     rss_bytes: int
     threads: int
     open_files: int
+    dropped_unknown_pull: int
+    dropped_other_epoch: int
+    dropped_no_say: int
+    dropped_malformed: int
+    dropped_too_many: int
+    dropped_other_protocol: int
+    dropped_wrong_bytes: int
+    dropped_no_answer: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,9 +87,9 @@ class Chair:
         if self._coordinator is not None:
             self._coordinator.node_lost(node)
 
-    def on_message(self, node: str, message: pb.LinkMessage, epoch: int) -> None:
-        """A message for the coordinator; those of other epochs are late or early and are dropped."""
-        if self._coordinator is not None and epoch == self.claim.epoch:
+    def on_message(self, node: str, message: pb.LinkMessage) -> None:
+        """A message for the coordinator of this epoch."""
+        if self._coordinator is not None:
             self._coordinator.on_message(node, message)
 
     def _claim_if_next(self) -> None:

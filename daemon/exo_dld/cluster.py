@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from exo_dl.net.tickets import TicketSigner
 from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld.dropped import Reason
 
 __all__ = ["Cluster"]
 
@@ -22,6 +23,7 @@ class Cluster:
         send: puts a message on the way; False where no link stands.
         address_of: host and piece port of a node; None while it is not linked.
         signer_for: makes the tickets for requests to a node.
+        dropped: counts what a node said or sent and nobody heeds.
     """
 
     node_id: str
@@ -30,3 +32,4 @@ class Cluster:
     send: Callable[[str, pb.LinkMessage], bool]
     address_of: Callable[[str], tuple[str, int] | None]
     signer_for: Callable[[str], TicketSigner]
+    dropped: Callable[[str, Reason], None]

@@ -8,6 +8,8 @@ from exo_dl.core import swarm as core
 from exo_dl.core.manifest import Manifest
 from exo_dl.net import wire
 from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld.cluster import Cluster
+from exo_dld.dropped import Reason
 from exo_dld.voice import Voice
 from exo_dld.worker import Worker
 
@@ -31,13 +33,13 @@ class Ears:
         worker: Worker,
         voice: Voice,
         *,
-        name_of: Callable[[str], str],
+        cluster: Cluster,
         fault: Callable[[str], None],
     ) -> None:
         self._manifest = manifest
         self._worker = worker
         self._voice = voice
-        self._name_of = name_of
+        self._cluster = cluster
         self._fault = fault
         self._heard: set[str] = set()
         self._differs: set[str] = set()
@@ -53,8 +55,8 @@ class Ears:
         self._worker.check.heard(node, word.manifest)
         self._worker.feed(core.PeerLacks(node, max(0, word.bytes_wanted - word.bytes_done)))
 
-    def from_coordinator(self, message: pb.LinkMessage) -> None:
-        """A LeaseGrant, LeaseCut or HaveQuery."""
+    def hear(self, node: str, message: pb.LinkMessage) -> None:
+        """A HaveMap, Have, Suspect or HaveQuery of a peer; a LeaseGrant, LeaseCut or HaveQuery of the coordinator."""
         match message.WhichOneof("body"):
             case "lease_grant":
                 grant = message.lease_grant
@@ -62,14 +64,8 @@ class Ears:
                 self._worker.feed(core.LeaseGranted(grant.lease_id, grant.slot, grant.first, grant.end))
             case "lease_cut":
                 self._worker.feed(core.LeaseTrimmed(message.lease_cut.lease_id, message.lease_cut.end))
-            case "have_query":
+            case "have_query" if message.have_query.epoch:
                 self._voice.join()
-
-    def from_peer(self, node: str, message: pb.LinkMessage) -> None:
-        """A HaveMap, Have or Suspect, or a HaveQuery of a peer."""
-        if self._worker.testimony.is_banned(node) and message.WhichOneof("body") != "have_query":
-            return
-        match message.WhichOneof("body"):
             case "have_map":
                 self._on_have(node, message.have_map, is_map=True)
             case "have":
@@ -78,11 +74,13 @@ class Ears:
                 self._voice.asked_for_map(node)
             case "suspect":
                 for blob, reading in self._worker.readings.check([message.suspect.reading]).items():
-                    self._suspected(node, blob, reading)
+                    if not self._suspected(node, blob, reading):
+                        self._cluster.dropped(node, Reason.TOO_MANY)
 
-    def _suspected(self, node: str, blob: int, reading: int) -> None:
-        if self._worker.testimony.may_suspect(node, blob, reading):
+    def _suspected(self, node: str, blob: int, reading: int) -> bool:
+        if may := self._worker.testimony.may_suspect(node, blob, reading):
             self._worker.suspected(blob, reading)
+        return may
 
     def _on_have(self, node: str, said: pb.HaveMap | pb.Have, *, is_map: bool) -> None:
         worker = self._worker
@@ -100,7 +98,7 @@ class Ears:
             asked, conflicts = worker.testimony.hear(node, first, digests)
             if conflicts and node not in self._differs:
                 self._differs.add(node)
-                self._fault(f"{self._name_of(node)} names other digests for {conflicts.bit_count()} pieces.")
+                self._fault(f"{self._cluster.name_of(node)} names other digests for {conflicts.bit_count()} pieces.")
             pieces |= asked
         if pieces:
             worker.feed(core.PeerHas(node, pieces))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -27,9 +28,10 @@ from exo_dl.rpc.v1.swarm_pb2 import (
     LinkResponse,
 )
 from exo_dld.dial import Connected, DialError, connect_any
-from exo_dld.link import Link, Timing, check_hello
+from exo_dld.dropped import Dropped, Reason
+from exo_dld.link import Link, OtherProtocolError, Timing, check_hello
 from exo_dld.peerbook import PeerRecord
-from exo_dld.streams import ClientStream, ServerStream, StreamBrokenError
+from exo_dld.streams import ClientStream, ServerStream, Stream, StreamBrokenError
 
 __all__ = ["Greeter", "Home"]
 
@@ -39,6 +41,8 @@ _MAX_DIALS = 32
 
 class Home(Protocol):
     """What greeting needs of the membership."""
+
+    dropped: Dropped
 
     @property
     def running(self) -> bool:
@@ -137,14 +141,14 @@ class Greeter:
             async with asyncio.timeout(self._timing.handshake_s):
                 await stream.write(LinkMessage(hello=self._home.hello()))
                 hello = check_hello(await stream.read(), expected_id=record.node_id)
-            link = Link(stream, hello=hello, dialed=True, host=connected.host, timing=self._timing)
+            link = self._link(stream, hello, dialed=True, host=connected.host)
             self._home.establish(record, link)
             self._home.spawn(self._home.carry(record, link))
         except StreamBrokenError as error:
             if error.code is not grpc.StatusCode.ALREADY_EXISTS:  # Else its own dial came first: nothing is wrong.
                 self._home.trouble(record, f"It refused the link: {error}.")
         except ProtocolError as error:
-            self._home.trouble(record, f"It broke the protocol: {error}")
+            self._no_hello(record, error)
         except TimeoutError:
             self._home.trouble(record, "It does not answer a Hello.")
         finally:
@@ -187,7 +191,7 @@ class Greeter:
         finally:
             record.incoming -= 1
         mine = LinkMessage(hello=self._home.hello())
-        link = Link(ServerStream(context), hello=hello, dialed=False, host=host, timing=self._timing, first=mine)
+        link = self._link(ServerStream(context), hello, dialed=False, host=host, first=mine)
         self._home.establish(record, link)
         return record, link
 
@@ -196,12 +200,28 @@ class Greeter:
             async with asyncio.timeout(self._timing.handshake_s):
                 return check_hello(await stream.read(), expected_id=record.node_id)
         except ProtocolError as error:
-            self._home.trouble(record, f"It broke the protocol: {error}")
+            self._no_hello(record, error)
             raise _RefusedError(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
         except TimeoutError:
             raise _RefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, "no Hello came") from None
         except StreamBrokenError as error:
             raise _RefusedError(grpc.StatusCode.CANCELLED, str(error)) from None
+
+    def _no_hello(self, record: PeerRecord, error: ProtocolError) -> None:
+        other = isinstance(error, OtherProtocolError)
+        self._home.dropped.add(record.node_id, Reason.OTHER_PROTOCOL if other else Reason.MALFORMED)
+        self._home.trouble(record, f"It broke the protocol: {error}")
+
+    def _link(self, stream: Stream, hello: Hello, *, dialed: bool, host: str, first: LinkMessage | None = None) -> Link:
+        return Link(
+            stream,
+            hello=hello,
+            dialed=dialed,
+            host=host,
+            timing=self._timing,
+            dropped=partial(self._home.dropped.add, hello.node_id),
+            first=first,
+        )
 
     async def _yields(self, record: PeerRecord, hello: Hello) -> bool:
         """Whether the link that the peer dials now becomes the one that stands."""

@@ -17,6 +17,7 @@ from exo_dl.errors import ProtocolError
 from exo_dl.net.addresses import split_host_port
 from exo_dl.net.identity import is_node_id
 from exo_dl.rpc.v1.swarm_pb2 import Beat, Goodbye, Hello, LinkMessage
+from exo_dld.dropped import Reason
 from exo_dld.streams import MOST_TOGETHER, Stream, StreamBrokenError
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "PROTOCOL",
     "Link",
+    "OtherProtocolError",
     "Timing",
     "check_hello",
 ]
@@ -85,6 +87,10 @@ class Timing:
     queue_bytes: int = 64 << 20
 
 
+class OtherProtocolError(ProtocolError):
+    """A Hello of another version of the protocol."""
+
+
 def check_hello(message: LinkMessage | None, *, expected_id: str) -> Hello:
     """The Hello in a stream's first message, held to its bounds.
 
@@ -101,7 +107,7 @@ def check_hello(message: LinkMessage | None, *, expected_id: str) -> Hello:
     if hello.ByteSize() > _MAX_HELLO_BYTES:
         raise ProtocolError(f"A Hello may have {_MAX_HELLO_BYTES} bytes; this one has {hello.ByteSize()}.")
     if hello.protocol != PROTOCOL:
-        raise ProtocolError(
+        raise OtherProtocolError(
             f"It speaks protocol {hello.protocol}, this daemon speaks {PROTOCOL}.",
             hint="Use the same version of exo-dl on all machines.",
         )
@@ -138,15 +144,25 @@ class Link:
         dialed: True where this node opened the connection.
         host: the peer's address at the other end.
         timing: limits.
+        dropped: told of each message that is not heeded, or heeded late because there are too many.
         first: a message that goes out before all others.
     """
 
     def __init__(
-        self, stream: Stream, *, hello: Hello, dialed: bool, host: str, timing: Timing, first: LinkMessage | None = None
+        self,
+        stream: Stream,
+        *,
+        hello: Hello,
+        dialed: bool,
+        host: str,
+        timing: Timing,
+        dropped: Callable[[Reason], object],
+        first: LinkMessage | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._stream = stream
         self._timing = timing
+        self._dropped = dropped
         self._queue: deque[tuple[LinkMessage, int]] = deque()
         self._queue_bytes = 0
         self._wake = asyncio.Event()
@@ -256,8 +272,11 @@ class Link:
                 self.last_heard = now = self._loop.time()
                 allowed, since = min(_MESSAGES_AT_ONCE, allowed + (now - since) * _MESSAGES_PER_S) - 1, now
                 if allowed < 0:
+                    self._dropped(Reason.TOO_MANY)
                     await asyncio.sleep(-allowed / _MESSAGES_PER_S)
                 kind = message.WhichOneof("body")
+                if kind is None:  # of a later version
+                    self._dropped(Reason.OTHER_PROTOCOL)
                 self._asked = self._asked or kind == "lease_cut"
                 if kind == "goodbye":
                     self.left = True
@@ -269,6 +288,7 @@ class Link:
             self.close(f"The connection broke: {error}.")
         except ProtocolError as error:
             self.offended = not self.closed
+            self._dropped(Reason.MALFORMED)
             self.close(f"It broke the protocol: {error}")
         finally:
             self.close("Reading from it failed; the log says why.")

@@ -20,6 +20,7 @@ from exo_dl.net.addresses import join_host_port, local_hosts
 from exo_dl.net.discovery import Discovery, Sighting
 from exo_dl.net.identity import Identity, is_node_id
 from exo_dl.rpc.v1.swarm_pb2 import Beat, Hello, LinkMessage, PeerAddress, PeerGossip
+from exo_dld.dropped import Dropped
 from exo_dld.greeting import Greeter
 from exo_dld.link import MAX_ADDRESSES, PROTOCOL, Link, Timing
 from exo_dld.listeners import Listeners
@@ -85,6 +86,7 @@ class Membership(Listeners):
         self._grpc_port = self._piece_port = 0
         self._own_hosts: tuple[str, ...] = ()
         self._book = PeerBook(identity.node_id)
+        self.dropped = Dropped(lambda node: peer.name if (peer := self.peer(node)) is not None else node)
         self._statics = [StaticPeer(text) for text in dict.fromkeys(static_peers)]
         self._links: set[Link] = set()
         self._greeter = Greeter(self, identity=identity, name=name, timing=self._timing)
@@ -201,14 +203,12 @@ class Membership(Listeners):
     # ---- sources of peers
 
     def _found(self, sighting: Sighting) -> None:
-        record = self.need(sighting.node_id, proven=False)
-        if record is not None:
+        if (record := self.need(sighting.node_id, proven=False)) is not None:
             record.sighted(sighting)
             self._changed()
 
     def _gone(self, node_id: str) -> None:
-        record = self._book.get(node_id)
-        if record is None:
+        if (record := self._book.get(node_id)) is None:
             return
         record.sighting = None
         if not record.linked and not record.static:

@@ -15,6 +15,7 @@ from exo_dl.core.swarm import Swarm
 from exo_dl.net.fetch import FetchPool
 from exo_dl.net.piece_server import PieceServer
 from exo_dl.rpc.v1.cluster_pb2 import NodeMetrics
+from exo_dld.dropped import Reason
 from exo_dld.looplag import LagMeter
 from exo_dld.membership import Membership
 from exo_dld.nodestate import State
@@ -114,4 +115,5 @@ class Metrics:
                 rss_bytes=self._process.memory_info().rss,
                 threads=self._process.num_threads(),
                 open_files=self._process.num_fds(),
+                **{f"dropped_{reason.value}": self._membership.dropped[reason] for reason in Reason},
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from exo_dl.core import swarm as core
 from exo_dl.net.tickets import TicketSigner
+from exo_dld.dropped import Reason
 
 __all__ = ["Ports"]
 
@@ -28,6 +29,7 @@ class Ports:
         participants: the other linked nodes that take part.
         name: this node's, for people.
         banned: a peer sent wrong bytes too often: it is not asked in this pull any more.
+        dropped: counts what a peer sent and nobody can use.
     """
 
     to_coordinator: Callable[[core.AskLease | core.ReportLease | core.EndLease], None]
@@ -42,3 +44,4 @@ class Ports:
     banned: Callable[[str], None]
     participants: Callable[[], list[str]]
     name: str
+    dropped: Callable[[str, Reason], None]

@@ -16,6 +16,7 @@ from exo_dl.rpc.v1 import pull_pb2
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dld import messages
 from exo_dld.cluster import Cluster
+from exo_dld.dropped import Reason
 from exo_dld.ended import EndedPulls
 from exo_dld.hubcheck import Vouched
 from exo_dld.intake import Intake
@@ -98,6 +99,7 @@ class Pulls:
             send=membership.send,
             address_of=membership.piece_address,
             signer_for=self._signer_for,
+            dropped=membership.dropped.add,
         )
         membership.on_up.append(self._node_up)
         membership.on_down.append(self._node_down)
@@ -336,12 +338,11 @@ class Pulls:
         if kind == "pull_offer":
             self._on_offer(node, message.pull_offer)
             return
-        pull_id = getattr(getattr(message, kind or ""), "pull_id", None) if kind else None
-        if pull_id is None:
-            return
-        session = self._sessions.get(pull_id)
-        if session is not None:
+        pull_id = getattr(getattr(message, kind), "pull_id", None) if kind else None
+        if pull_id is not None and (session := self._sessions.get(pull_id)) is not None:
             session.on_message(node, message)
+        elif pull_id is not None:
+            self._membership.dropped.add(node, Reason.UNKNOWN_PULL)
 
     def _on_offer(self, node: str, offer: pb.PullOffer) -> None:
         wire.check_claim(offer)
@@ -350,7 +351,9 @@ class Pulls:
         known = self._sessions.get(offer.pull_id)
         if known is not None and offer.generation <= known.spec.generation and known.running:
             self._background(known.widen(frozenset(offer.targets)))
-            if offer.generation == known.spec.generation:
+            if offer.generation == known.spec.generation and claim.epoch < known.claim.epoch:
+                self._membership.dropped.add(node, Reason.OTHER_EPOCH)
+            elif offer.generation == known.spec.generation:
                 known.consider(claim)
             else:  # started by a node that did not know of this one: it joins it
                 known.offer_to([node])

@@ -18,6 +18,7 @@ from exo_dld.chair import Chair
 from exo_dld.cluster import Cluster
 from exo_dld.coordinator import Coordinator
 from exo_dld.ears import Ears
+from exo_dld.hearing import objection
 from exo_dld.messages import PullSpec
 from exo_dld.nodestate import NodeState, State
 from exo_dld.ports import Ports
@@ -84,6 +85,7 @@ class Session:
             banned=self._banned,
             participants=self._participants,
             name=cluster.name_of(self._me),
+            dropped=cluster.dropped,
         )
         self._make_worker = make_worker
         self.worker: Worker | None = None
@@ -114,9 +116,7 @@ class Session:
             everyone=self._cluster.up,
             progressed=self._progressed,
         )
-        self._ears = Ears(
-            self.spec.manifest, self.worker, self._voice, name_of=self._cluster.name_of, fault=self._fault
-        )
+        self._ears = Ears(self.spec.manifest, self.worker, self._voice, cluster=self._cluster, fault=self._fault)
         await self.worker.open()
         self._join()
         self._voice.begin()
@@ -261,32 +261,28 @@ class Session:
         """
         if self._closed:
             return
-        kind = message.WhichOneof("body")
-        match kind:
+        why_not = objection(
+            node, message, wants=self.spec.wants(node), banned=self._is_banned(node),
+            me=self._me, claim=self._chair.claim, generation=self.spec.generation,
+        )  # fmt: skip
+        if why_not is not None:
+            if node != self._me:
+                self._cluster.dropped(node, why_not)
+            return
+        match message.WhichOneof("body"):
             case "pull_join" | "lease_ask" | "lease_progress" | "lease_end":
-                if self.spec.wants(node) and not self._is_banned(node):
-                    self._chair.on_message(node, message, getattr(message, kind).epoch)
-            case "have_map" | "have" | "suspect":
-                self._from_peer(node, message)
-            case "have_query" if message.have_query.epoch == 0:
-                self._from_peer(node, message)
-            case "lease_grant" | "lease_cut" | "have_query":
-                now = self._chair.claim
-                if self._ears is not None and node == now.node and getattr(message, kind).epoch == now.epoch:
-                    self._ears.from_coordinator(message)
+                self._chair.on_message(node, message)
+            case "have_map" | "have" | "suspect" | "have_query" | "lease_grant" | "lease_cut":
+                if self._ears is not None:
+                    self._ears.hear(node, message)
             case "node_progress":
                 self._on_progress(node, message.node_progress)
             case "pull_note":
-                if message.pull_note.generation == self.spec.generation:
-                    self._note(message.pull_note.text)
+                self._note(message.pull_note.text)
             case "pull_end":
-                self._on_end(node, message.pull_end)
-            case _:
+                self.finish(State(message.pull_end.state), message.pull_end.reason[:1000], tell=False)
+            case kind:
                 raise ProtocolError(f"Unexpected message {kind} for pull {self.spec.pull_id}.")
-
-    def _from_peer(self, node: str, message: pb.LinkMessage) -> None:
-        if self._ears is not None and self.spec.wants(node):
-            self._ears.from_peer(node, message)
 
     def _is_banned(self, node: str) -> bool:
         return self.worker is not None and self.worker.testimony.is_banned(node)
@@ -296,8 +292,6 @@ class Session:
         self._chair.expel(node)
 
     def _on_progress(self, node: str, word: pb.NodeProgress) -> None:
-        if word.generation != self.spec.generation or not self.spec.wants(node):
-            return
         if self._ears is not None and node != self._me:
             self._ears.progress(node, word)
         if word.brief:
@@ -311,13 +305,6 @@ class Session:
             # A late node is through: nothing else would tell it that the pull has ended.
             self._cluster.send(node, messages.end_message(self.spec, self.view.state, self.view.error))
         self._on_change(self)
-
-    def _on_end(self, node: str, end: pb.PullEnd) -> None:
-        if end.generation != self.spec.generation or end.state not in (2, 3, 4):
-            return
-        state = State(end.state)
-        if state is State.CANCELLED or node == self._chair.claim.node:
-            self.finish(state, end.reason[:1000], tell=False)
 
     # -- what this node says ------------------------------------------------------------------------------------------
 

@@ -13,24 +13,30 @@ from exo_dl.errors import StorageError
 from exo_dl.hubs.base import Hub
 from exo_dl.net.fetch import FetchEvent, FetchPool, HubJob, JobEnded, PeerJob, PieceDone, PieceTarget
 from exo_dl.net.piece_server import piece_path
-from exo_dl.net.tickets import TicketSigner
 from exo_dl.store.pullstore import PullStore
+from exo_dld.dropped import Reason
 from exo_dld.hubside import HubSide
 from exo_dld.jobs import Jobs
+from exo_dld.ports import Ports
 from exo_dld.testimony import Testimony
 
 __all__ = ["Transfers"]
 
 _DRAIN_S = 3.0
 _FETCH_MASK = 0xFFFFFFFF
+# A peer that brought nothing in this time was too slow, where its answer is given up.
+_SLOW_S = 0.5
+_NO_ANSWER = (core.FetchResult.FAILED, core.FetchResult.TIMEOUT, core.FetchResult.MISSING)
 
 
 class _Fetch:
     """One transfer under way: where its pieces go, and which of them the store has taken."""
 
-    def __init__(self, store: PullStore, targets: tuple[PieceTarget, ...], *, peer: str) -> None:
+    def __init__(self, store: PullStore, targets: tuple[PieceTarget, ...], *, peer: str, began: float) -> None:
         self._store = store
         self.peer = peer
+        self.began = began
+        self.given_up = False
         self._done: set[int] = set()
         self.targets = targets
         self.void = False
@@ -41,6 +47,11 @@ class _Fetch:
             raise KeyError(piece)
         self._store.record(piece, digest)
         self._done.add(piece)
+
+    @property
+    def brought(self) -> bool:
+        """Whether any of its pieces came."""
+        return bool(self._done)
 
     def let_go(self) -> None:
         """Nothing more is written: the claims on the other pieces end."""
@@ -57,8 +68,7 @@ class Transfers:
         pool: moves the bytes.
         jobs: routes the pool's events.
         hub: names the URLs.
-        peer_address: host and piece port of a peer; None while it is not linked.
-        signer: makes the tickets for requests to a peer.
+        ports: the rest of the daemon.
         feed: takes the events for the machine.
         encrypted: pieces come from peers over TLS.
         ended: called before the machine hears of a fetch's end.
@@ -74,8 +84,7 @@ class Transfers:
         pool: FetchPool,
         jobs: Jobs,
         hub: Hub,
-        peer_address: Callable[[str], tuple[str, int] | None],
-        signer: Callable[[str], TicketSigner],
+        ports: Ports,
         feed: Callable[[core.SwarmEvent], None],
         encrypted: bool,
         ended: Callable[[core.FetchResult, str], None],
@@ -88,8 +97,7 @@ class Transfers:
         self._pool = pool
         self._jobs = jobs
         self._hub = hub
-        self._peer_address = peer_address
-        self._signer = signer
+        self._ports = ports
         self._feed = feed
         self._encrypted = encrypted
         self._ended = ended
@@ -100,7 +108,7 @@ class Transfers:
 
     def from_peer(self, action: core.FetchFromPeer) -> None:
         """Begins to read pieces from a peer."""
-        address = self._peer_address(action.peer)
+        address = self._ports.peer_address(action.peer)
         fetch = self._begin(action.fetch_id, iter_bits(action.pieces), peer=action.peer)
         if fetch is None:
             return
@@ -111,7 +119,7 @@ class Transfers:
             self._refuse(action.fetch_id, core.FetchResult.MISSING, "no digest is known for a piece")
             return
         path = piece_path(self._pull_id, *chain.from_iterable(iter_runs(action.pieces)))
-        signer = self._signer(action.peer)
+        signer = self._ports.signer(action.peer)
         self._pool.submit(
             PeerJob(
                 job_id=self._job_id(action.fetch_id),
@@ -156,6 +164,8 @@ class Transfers:
 
     def cancel(self, fetch_id: int) -> None:
         """A fetch shall end now."""
+        if (fetch := self._fetches.get(fetch_id)) is not None and self._loop.time() - fetch.began > _SLOW_S:
+            fetch.given_up = True
         self._pool.cancel(self._job_id(fetch_id))
 
     def void(self, pieces: int) -> None:
@@ -163,12 +173,12 @@ class Transfers:
         for fetch_id, fetch in list(self._fetches.items()):
             if any(pieces >> target.piece & 1 for target in fetch.targets):
                 fetch.void = True
-                self.cancel(fetch_id)
+                self._pool.cancel(self._job_id(fetch_id))
 
     def cancel_all(self) -> None:
         """All fetches shall end now."""
         for fetch_id in list(self._fetches):
-            self.cancel(fetch_id)
+            self._pool.cancel(self._job_id(fetch_id))
 
     async def close(self) -> None:
         """Ends all fetches, and returns when no thread writes to the store's files any more."""
@@ -207,7 +217,7 @@ class Transfers:
             self._store.abandon([t.piece for t in targets])
             self._refuse(fetch_id, core.FetchResult.FAILED, "nobody wants this piece any more")
             return None
-        fetch = self._fetches[fetch_id] = _Fetch(self._store, tuple(targets), peer=peer)
+        fetch = self._fetches[fetch_id] = _Fetch(self._store, tuple(targets), peer=peer, began=self._loop.time())
         return fetch
 
     def _refuse(self, fetch_id: int, result: core.FetchResult, detail: str) -> None:
@@ -223,6 +233,16 @@ class Transfers:
         self._feed(event)
         if fetch is not None and fetch.peer and event.result is core.FetchResult.CORRUPT:
             self._testimony.broken(fetch.peer)
+
+    def _count(self, fetch_id: int, result: core.FetchResult) -> None:
+        """Counts answers of peers that were of no use."""
+        fetch = self._fetches.get(fetch_id)
+        if fetch is None or not fetch.peer:
+            return
+        if result is core.FetchResult.CORRUPT:
+            self._ports.dropped(fetch.peer, Reason.WRONG_BYTES)
+        elif result in _NO_ANSWER or (result is core.FetchResult.CANCELLED and fetch.given_up and not fetch.brought):
+            self._ports.dropped(fetch.peer, Reason.NO_ANSWER)
 
     def _events(self, events: list[FetchEvent]) -> None:
         """A batch from the pool: the pieces of one job become one event of the machine."""
@@ -241,4 +261,5 @@ class Transfers:
             self._feed(core.PiecesArrived(fetch_id, pieces, count, at_s))  # the loop's clock is `time.monotonic`
         for end in ended:
             fetch_id = end.job_id & _FETCH_MASK
+            self._count(fetch_id, end.result)
             self._end(fetch_id, core.FetchEnded(fetch_id, end.result, end.retry_after_s, end.detail))

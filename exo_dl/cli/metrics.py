@@ -40,6 +40,9 @@ _GAUGES = (
     ("threads", "threads", "Threads of the daemon."),
     ("open_files", "open_files", "Open descriptors of the daemon."),
 )
+_DROPPED = (
+    "unknown_pull", "other_epoch", "no_say", "malformed", "too_many", "other_protocol", "wrong_bytes", "no_answer",
+)  # fmt: skip
 _QUANTILES = (("0.5", "p50_s"), ("0.99", "p99_s"), ("1", "max_s"))
 
 
@@ -98,6 +101,10 @@ def _families(found: NodeMetrics) -> Iterator[Metric]:
     for state in ("done", "failed", "cancelled"):
         pulls.add_metric([found.name, state], getattr(found, f"pulls_{state}"))
     yield pulls
+    dropped = CounterMetricFamily("exo_dl_dropped", "What other nodes said or sent in vain.", labels=["node", "reason"])
+    for reason in _DROPPED:
+        dropped.add_metric([found.name, reason], getattr(found, f"dropped_{reason}"))
+    yield dropped
     lag = found.loop_lag
     recent = GaugeMetricFamily(
         "exo_dl_loop_lag_recent_seconds", "How late the event loop was in the last minute.", labels=["node", "quantile"]

@@ -151,7 +151,7 @@ class GetMetricsResponse(_message.Message):
     def __init__(self, metrics: _Optional[_Union[NodeMetrics, _Mapping]] = ...) -> None: ...
 
 class NodeMetrics(_message.Message):
-    __slots__ = ("id", "name", "version", "uptime_s", "loop_lag", "bytes_from_hub", "bytes_from_peers", "received_from_hub_bytes", "received_from_peers_bytes", "bytes_served", "piece_requests", "piece_requests_busy", "piece_requests_refused", "calls_refused", "piece_connections", "uploads", "peers_up", "pulls_running", "pulls_done", "pulls_failed", "pulls_cancelled", "cpu_s", "rss_bytes", "threads", "open_files", "connections_refused")
+    __slots__ = ("id", "name", "version", "uptime_s", "loop_lag", "bytes_from_hub", "bytes_from_peers", "received_from_hub_bytes", "received_from_peers_bytes", "bytes_served", "piece_requests", "piece_requests_busy", "piece_requests_refused", "calls_refused", "piece_connections", "uploads", "peers_up", "pulls_running", "pulls_done", "pulls_failed", "pulls_cancelled", "cpu_s", "rss_bytes", "threads", "open_files", "connections_refused", "dropped_unknown_pull", "dropped_other_epoch", "dropped_no_say", "dropped_malformed", "dropped_too_many", "dropped_other_protocol", "dropped_wrong_bytes", "dropped_no_answer")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -178,6 +178,14 @@ class NodeMetrics(_message.Message):
     THREADS_FIELD_NUMBER: _ClassVar[int]
     OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
     CONNECTIONS_REFUSED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_UNKNOWN_PULL_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_OTHER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_NO_SAY_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_MALFORMED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_TOO_MANY_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_OTHER_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_WRONG_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_NO_ANSWER_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     version: str
@@ -204,7 +212,15 @@ class NodeMetrics(_message.Message):
     threads: int
     open_files: int
     connections_refused: int
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., loop_lag: _Optional[_Union[LoopLag, _Mapping]] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., received_from_hub_bytes: _Optional[int] = ..., received_from_peers_bytes: _Optional[int] = ..., bytes_served: _Optional[int] = ..., piece_requests: _Optional[int] = ..., piece_requests_busy: _Optional[int] = ..., piece_requests_refused: _Optional[int] = ..., calls_refused: _Optional[int] = ..., piece_connections: _Optional[int] = ..., uploads: _Optional[int] = ..., peers_up: _Optional[int] = ..., pulls_running: _Optional[int] = ..., pulls_done: _Optional[int] = ..., pulls_failed: _Optional[int] = ..., pulls_cancelled: _Optional[int] = ..., cpu_s: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., threads: _Optional[int] = ..., open_files: _Optional[int] = ..., connections_refused: _Optional[int] = ...) -> None: ...
+    dropped_unknown_pull: int
+    dropped_other_epoch: int
+    dropped_no_say: int
+    dropped_malformed: int
+    dropped_too_many: int
+    dropped_other_protocol: int
+    dropped_wrong_bytes: int
+    dropped_no_answer: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., uptime_s: _Optional[float] = ..., loop_lag: _Optional[_Union[LoopLag, _Mapping]] = ..., bytes_from_hub: _Optional[int] = ..., bytes_from_peers: _Optional[int] = ..., received_from_hub_bytes: _Optional[int] = ..., received_from_peers_bytes: _Optional[int] = ..., bytes_served: _Optional[int] = ..., piece_requests: _Optional[int] = ..., piece_requests_busy: _Optional[int] = ..., piece_requests_refused: _Optional[int] = ..., calls_refused: _Optional[int] = ..., piece_connections: _Optional[int] = ..., uploads: _Optional[int] = ..., peers_up: _Optional[int] = ..., pulls_running: _Optional[int] = ..., pulls_done: _Optional[int] = ..., pulls_failed: _Optional[int] = ..., pulls_cancelled: _Optional[int] = ..., cpu_s: _Optional[float] = ..., rss_bytes: _Optional[int] = ..., threads: _Optional[int] = ..., open_files: _Optional[int] = ..., connections_refused: _Optional[int] = ..., dropped_unknown_pull: _Optional[int] = ..., dropped_other_epoch: _Optional[int] = ..., dropped_no_say: _Optional[int] = ..., dropped_malformed: _Optional[int] = ..., dropped_too_many: _Optional[int] = ..., dropped_other_protocol: _Optional[int] = ..., dropped_wrong_bytes: _Optional[int] = ..., dropped_no_answer: _Optional[int] = ...) -> None: ...
 
 class LoopLag(_message.Message):
     __slots__ = ("p50_s", "p99_s", "max_s", "worst_s", "sum_s", "count", "buckets")

@@ -11,6 +11,7 @@ import pytest
 
 from exo_dl.net.identity import Identity, new_node_id, new_secret
 from exo_dl.rpc.v1.swarm_pb2 import Have, HaveRun, Hello, LinkMessage, PeerAddress, PeerGossip
+from exo_dld.dropped import Reason
 from exo_dld.link import GRPC_OPTIONS, Timing
 from exo_dld.streams import MOST_TOGETHER, StreamBrokenError
 from tests.unit.daemon.members import SECRET, Node, hello_of, numbered, open_link
@@ -54,6 +55,7 @@ async def test_a_server_answers_no_one_without_a_certificate_of_the_cluster(node
     [
         ({"node_id": "aaaaaaaaaaaaaaaa"}, "certificate"),
         ({"protocol": 1}, "protocol 1"),
+        ({"protocol": 3}, "protocol 3, this daemon speaks 2"),
         ({"name": "x" * 65}, "printable"),
         ({"name": "a\x1b[31mb"}, "printable"),
         ({"version": ""}, "printable"),
@@ -82,6 +84,8 @@ async def test_a_hello_that_lies_or_has_no_bounds_is_refused(
     finally:
         await stream.finish()
     assert not one.events
+    other = Reason.OTHER_PROTOCOL if problem.startswith("protocol") else Reason.MALFORMED
+    assert {reason: one.membership.dropped[reason] for reason in Reason if one.membership.dropped[reason]} == {other: 1}
 
 
 async def test_no_hello_ends_the_handshake(nodes: list[Node]) -> None:
@@ -134,6 +138,7 @@ async def test_too_many_messages_at_once_end_a_link(nodes: list[Node]) -> None:
         await stream.write(*[LinkMessage()] * (MOST_TOGETHER + 1))
         await one.until(lambda: len(one.reasons) == 1)
         assert f"{MOST_TOGETHER + 1} messages at once" in one.reasons[0]
+        assert one.membership.dropped[Reason.MALFORMED] == 1
     finally:
         await stream.finish()
 
@@ -165,4 +170,5 @@ async def test_what_the_protocol_forbids_ends_a_link(nodes: list[Node], message:
     await asyncio.gather(one.sees(two), two.sees(one))
     assert two.membership.send(one.id, message)
     await one.until(lambda: bool(one.reasons) and "broke the protocol" in one.reasons[0])
+    assert one.membership.dropped[Reason.MALFORMED] == 1
     await one.sees(two)

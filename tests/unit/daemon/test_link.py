@@ -8,6 +8,7 @@ import pytest
 
 from exo_dl.net.identity import new_node_id
 from exo_dl.rpc.v1.swarm_pb2 import Beat, Have, Hello, LeaseCut, LeaseProgress, LinkMessage, NodeProgress
+from exo_dld.dropped import Reason
 from exo_dld.link import Link, Timing
 from exo_dld.nodestate import NodeState
 
@@ -41,7 +42,10 @@ class Running:
     def __init__(self) -> None:
         self.pipe = Pipe()
         hello = Hello(node_id=new_node_id())
-        self.link = Link(self.pipe, hello=hello, dialed=True, host="127.0.0.1", timing=Timing())
+        self.dropped: list[Reason] = []
+        self.link = Link(
+            self.pipe, hello=hello, dialed=True, host="127.0.0.1", timing=Timing(), dropped=self.dropped.append
+        )
 
     async def __aenter__(self) -> Running:
         self.heard: asyncio.Queue[LinkMessage] = asyncio.Queue()
