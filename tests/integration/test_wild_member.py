@@ -18,6 +18,8 @@ from exo_dl.hubs.huggingface import HuggingFaceHub
 from exo_dl.net import wire
 from exo_dl.net.http_head import render_answer
 from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld.link import PROTOCOL
+from exo_dld.nodestate import NodeState
 from tests.integration.conftest import MakeNodes, start_all
 from tests.integration.wild_member import WildMember, events_of, made_up
 from tests.unit.net.data_plane import WildPeer
@@ -32,9 +34,9 @@ def pair(make_nodes: MakeNodes) -> list[Node]:
     return nodes
 
 
-def wild(nodes: list[Node], react: React, *, piece_port: int | None = None) -> WildMember:
-    secret = nodes[0].env["EXO_DL_CLUSTER_SECRET"]
-    return WildMember(secret, f"127.0.0.1:{nodes[0].port}", on_message=react, piece_port=piece_port)
+def wild(nodes: list[Node], react: React, *, piece_port: int | None = None, protocol: int = PROTOCOL) -> WildMember:
+    secret, peer = nodes[0].env["EXO_DL_CLUSTER_SECRET"], f"127.0.0.1:{nodes[0].port}"
+    return WildMember(secret, peer, on_message=react, piece_port=piece_port, protocol=protocol)
 
 
 def pulled(nodes: list[Node], model: LabModel) -> str:
@@ -46,6 +48,14 @@ def pulled(nodes: list[Node], model: LabModel) -> str:
         check_copy(model, node.home)
         views.append(node.json("status", summary["pull_id"])[-1])
     return events_of(views)
+
+
+def dropped(node: Node, reason: str) -> int:
+    """What a node counts of this reason, as `exo-dl metrics` shows it.
+
+    That is the node which began the pull: the other may hear a word before it has opened the pull.
+    """
+    return int(node.json("metrics")[-1][f"dropped_{reason}"])
 
 
 def on_offer(act: Callable[[WildMember, pb.PullOffer], None]) -> React:
@@ -61,6 +71,7 @@ def test_bytes_that_do_not_have_the_digest_which_their_sender_named(pair: list[N
     with wild(pair, on_offer(lambda member, offer: member.announce(offer.pull_id, made_up))):
         events = pulled(pair, model)
     assert "wild sent wrong bytes again and again" in events
+    assert sum(dropped(node, "wrong_bytes") for node in pair) >= 3
 
 
 def test_bytes_that_have_the_digest_which_their_sender_made_up(pair: list[Node], model: LabModel) -> None:
@@ -79,13 +90,18 @@ def test_bytes_that_have_the_digest_which_their_sender_made_up(pair: list[Node],
     with wild(pair, react):
         events = pulled(pair, model)
     assert "does not have the digest that the hub names" in events
+    # Its bytes are what it said, so no answer is wrong; what is dropped is the reading, and that is shown.
+    assert dropped(pair[0], "wrong_bytes") == 0
 
 
 def test_one_that_holds_nothing_of_what_it_says(pair: list[Node], model: LabModel) -> None:
     with wild(pair, on_offer(lambda member, offer: member.announce(offer.pull_id, made_up)), piece_port=9):
         pulled(pair, model)
+    assert dropped(pair[0], "no_answer") >= 1
 
 
+# So slow that what is asked of the member is not there from the hub at once.
+@pytest.mark.parametrize("hub", [{"rate": 20e6}], indirect=True, ids=["20MB/s"])
 def test_one_that_answers_byte_by_byte(pair: list[Node], model: LabModel) -> None:
     def dribble(sock: socket.socket, _number: int) -> None:
         sock.sendall(render_answer(200, 1 << 20, {}, keep=True))
@@ -98,6 +114,7 @@ def test_one_that_answers_byte_by_byte(pair: list[Node], model: LabModel) -> Non
             pulled(pair, model)
     finally:
         peer.close()
+    assert dropped(pair[0], "no_answer") >= 1
 
 
 def _out_of_range(member: WildMember, offer: pb.PullOffer) -> None:
@@ -106,12 +123,12 @@ def _out_of_range(member: WildMember, offer: pb.PullOffer) -> None:
 
 
 def _endless(member: WildMember, offer: pb.PullOffer) -> None:
-    word = pb.LinkMessage(node_progress=pb.NodeProgress(pull_id=offer.pull_id, state=3, generation=offer.generation))
-    for _ in range(10_000):
-        member.say(word)
+    word = pb.NodeProgress(pull_id=offer.pull_id, state=NodeState.DONE, generation=offer.generation)
+    member.without_end(pb.LinkMessage(node_progress=word))
 
 
 def _strange_leases(member: WildMember, offer: pb.PullOffer) -> None:
+    member.say(pb.LinkMessage())  # how a message of a later version looks here
     for pull_id, epoch in (("f" * 20, 1), (offer.pull_id, 0), (offer.pull_id, offer.epoch + 7)):
         grant = pb.LeaseGrant(pull_id=pull_id, epoch=epoch, lease_id=1, slot=0, first=0, end=1)
         cut = pb.LeaseCut(pull_id=pull_id, epoch=epoch, lease_id=1 << 32 | 1, end=0)
@@ -126,15 +143,43 @@ def _suspects_everything(member: WildMember, offer: pb.PullOffer) -> None:
             member.say(pb.LinkMessage(suspect=body))
 
 
-@pytest.mark.parametrize("act", [_out_of_range, _endless, _strange_leases, _suspects_everything])
+@pytest.mark.parametrize(
+    ("act", "reasons"),
+    [
+        (_out_of_range, {"malformed": 1}),
+        (_endless, {"too_many": 1}),
+        (_strange_leases, {"other_protocol": 1, "unknown_pull": 2, "other_epoch": 4}),
+        (_suspects_everything, {"too_many": 1}),
+    ],
+)
 def test_what_a_member_may_not_say_changes_nothing(
-    pair: list[Node], model: LabModel, act: Callable[[WildMember, pb.PullOffer], None]
+    pair: list[Node], model: LabModel, act: Callable[[WildMember, pb.PullOffer], None], reasons: dict[str, int]
 ) -> None:
     with wild(pair, on_offer(act)) as member:
         pulled(pair, model)
+        for reason, least in reasons.items():
+            wait_until(lambda r=reason, n=least: dropped(pair[0], r) >= n, timeout_s=10, what=reason)  # type: ignore[misc]
         if act is _out_of_range:
             assert any("outside of this pull" in node.log_tail(lines=200) for node in pair)
             assert member.down
+
+
+@pytest.mark.parametrize("hub", [{"rate": 8e6}], indirect=True, ids=["8MB/s"])
+def test_one_that_speaks_a_later_version_is_refused_while_a_pull_runs(pair: list[Node], model: LabModel) -> None:
+    pair[0].json("pull", model.repo, "--no-wait")
+    with wild(pair, lambda *_: None, protocol=PROTOCOL + 1) as member:
+        wait_until(
+            lambda: pair[0].metrics().dropped_other_protocol >= 1, timeout_s=10, what="it is refused, and counted"
+        )
+        assert pair[0].metrics().pulls_running == 1
+        problems = {peer["id"]: peer["problem"] for peer in pair[0].json("peers")[-1]["peers"]}
+        assert f"It speaks protocol {PROTOCOL + 1}, this daemon speaks {PROTOCOL}" in problems[member.id]
+        assert pair[0].up_peers() == ["two"]
+        assert dropped(pair[0], "other_protocol") >= 1
+        assert pair[0].json("pull", model.repo)[-1]["state"] == "done"
+        assert not member.offers, "it hears nothing of the pull"
+    for node in pair:
+        check_copy(model, node.home)
 
 
 def test_a_coordinator_that_gives_no_leases(pair: list[Node], model: LabModel) -> None:

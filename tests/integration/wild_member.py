@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Any
 
 import grpc.aio
 from blake3 import blake3
@@ -19,11 +20,24 @@ from exo_dl.net.piece_server import PieceServer
 from exo_dl.net.tickets import TicketKey, authorizer
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dl.store.extent import Extent
-from exo_dld.link import GRPC_OPTIONS
+from exo_dld.link import GRPC_OPTIONS, PROTOCOL
 from exo_dld.membership import Membership
 from exo_dld.nodestate import NodeState
 
 _LARGEST_PIECE_BYTES = 16 << 20
+
+
+class _Greeting(Membership):
+    """Says that it speaks some version of the protocol."""
+
+    def __init__(self, protocol: int, **others: Any) -> None:
+        super().__init__(**others)
+        self._protocol = protocol
+
+    def hello(self) -> pb.Hello:
+        hello = super().hello()
+        hello.protocol = self._protocol
+        return hello
 
 
 class WildMember:
@@ -34,6 +48,7 @@ class WildMember:
         peer: "host:port" of a member.
         on_message: called on the member's loop with the member, the sender's id and each message.
         links: how many nodes there are to be linked to, before anything else.
+        protocol: the version that it says it speaks; where that is not the others', it is linked to nobody.
         piece_port: where it says that pieces are; None: a piece server of its own, which sends zeros for all.
     """
 
@@ -45,13 +60,15 @@ class WildMember:
         on_message: Callable[[WildMember, str, pb.LinkMessage], None],
         piece_port: int | None = None,
         links: int = 2,
+        protocol: int = PROTOCOL,
     ) -> None:
         self.identity = Identity(secret, new_node_id())
         self.id = self.identity.node_id
         self._peer = peer
         self._handler = on_message
         self._piece_port = piece_port
-        self._links = links
+        self._links = links if protocol == PROTOCOL else 0
+        self._protocol = protocol
         self._zeros = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         os.ftruncate(self._zeros.fileno(), _LARGEST_PIECE_BYTES)
         self.offers: dict[str, pb.PullOffer] = {}
@@ -84,7 +101,8 @@ class WildMember:
         self._zeros.close()
 
     async def _run(self) -> None:
-        self.membership = Membership(
+        self.membership = _Greeting(
+            self._protocol,
             identity=self.identity,
             name="wild",
             version="1.0",
@@ -100,6 +118,8 @@ class WildMember:
         port = server.add_secure_port("127.0.0.1:0", self.identity.server_credentials())
         await server.start()
         await self.membership.start(grpc_port=port, piece_port=self._piece_port or self.pieces.port)
+        if not self._links:
+            self._ready.set()
         await self._stop.wait()
         await self.membership.stop()
         await server.stop(0)
@@ -124,6 +144,17 @@ class WildMember:
     def from_outside(self, message: pb.LinkMessage) -> None:
         """The same from the test's thread."""
         self._loop.call_soon_threadsafe(self.say, message)
+
+    def without_end(self, message: pb.LinkMessage) -> None:
+        """To everybody, 10,000 times a second until it stops, and as often at once to begin with."""
+
+        def go_on(count: int) -> None:
+            for _ in range(0 if self._stop.is_set() else count):
+                self.say(message)
+            if not self._stop.is_set():
+                self._loop.call_later(0.02, go_on, 200)
+
+        go_on(10_000)
 
     def done(self, pull_id: str) -> None:
         """It says that it has all, so that the pull does not wait for it."""
