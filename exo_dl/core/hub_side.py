@@ -182,6 +182,9 @@ class HubSide:
         if slot is None or not fits or not usable or event.slot >= self.controller.target:
             self._emit(EndLease(event.lease_id, event.first, LeaseResult.RETURNED))
             return
+        for other, own in self._without_lease():
+            if own.position < event.end and event.first < own.end:
+                self._shorten(other, own, max(event.first, own.position + (other.fetch_id is not None)))
         slot.asked_at = None
         slot.work = _Work(event.lease_id, event.first, event.end, event.first, event.first, now + _REPORT_S)
 
@@ -318,10 +321,16 @@ class HubSide:
             slot.asked_at = now
             self._emit(AskLease(slot.index, self._measured(slot, now)))
 
+    def _without_lease(self) -> list[tuple[Slot, _Work]]:
+        return [(s, s.work) for s in self.slots if s.work is not None and s.work.lease_id < 0]
+
     def _start(self, slot: Slot, work: _Work, have: int, now: float) -> None:
         end = min(work.end, self._manifest.blob_of(work.position).end_piece)
-        if (held := first_set(have, work.position)) >= 0:
+        read = sum(mask(own.position, own.end) for _, own in self._without_lease() if own is not work)
+        if (held := first_set(have | read, work.position)) >= 0:
             end = min(end, held)
+        if end == work.position:
+            return  # another connection is at it
         slot.fetch_id = self._new_fetch_id()
         slot.fetch_end = end
         self._by_fetch[slot.fetch_id] = slot

@@ -336,6 +336,27 @@ def test_left_alone_a_node_reads_from_the_hub_by_itself() -> None:
     assert not bench.swarm.held_leases()
 
 
+def test_what_is_read_without_a_lease_is_not_read_by_a_lease_of_the_same_node_as_well() -> None:
+    bench = Bench()
+    bench.send(SlotLimit(1))
+    bench.send(HubReady(True))
+    fetches: list[FetchFromHub] = []
+    while not fetches:
+        fetches += every(FetchFromHub, bench.send(Tick(), at=bench.now + 0.25))
+    own, at = fetches[0], fetches[0].first
+    assert at >= 2 and at + 3 < own.end
+    actions = bench.swarm.handle_all((SlotLimit(2), LeaseGranted(1, 1, at - 2, at + 3)), bench.now)
+    assert only(TrimFetch, actions) == TrimFetch(own.fetch_id, at + 1), "it ends with the piece in progress"
+    leased = only(FetchFromHub, actions)
+    assert (leased.lease_id, leased.first, leased.end) == (1, at - 2, at)
+    bench.arrive(leased, at - 2, at, at=bench.now + 1)
+    actions = bench.send(FetchEnded(leased.fetch_id, FetchResult.DONE))
+    assert not [f for f in every(FetchFromHub, actions) if f.lease_id == 1], "the other connection is at it"
+    actions = bench.arrive(own, at, at + 1, at=bench.now + 1)
+    leased = only(FetchFromHub, actions)
+    assert (leased.lease_id, leased.first, leased.end) == (1, at + 1, at + 3)
+
+
 def test_events_of_one_moment_are_thought_about_once_and_come_to_the_same() -> None:
     one_by_one, together = Bench(), Bench()
     starts = []
