@@ -299,6 +299,23 @@ class Cluster:
         if transfer.peer and transfer.peer in self.nodes:
             self.nodes[transfer.peer].wire.uploads.pop(transfer.flow, None)
 
+    # ----------------------------------------------------------------- watch
+
+    def hub_sent(self, node: str, piece: int, byte_count: float) -> None:
+        """The hub sent a node a piece, or a part of one: for those who count."""
+
+    def leased(self, node: str) -> None:
+        """The lease table of a node took an event: for those who look at it."""
+
+    def trouble(self, name: str, why: str) -> None:
+        """A fault befalls a node: for those who reckon with it."""
+
+    def recovered(self, name: str, why: str) -> None:
+        """That fault is over."""
+
+    def lost(self, pieces: int) -> None:
+        """Pieces that a node held are found to be bad."""
+
     # ------------------------------------------------------------------- run
 
     @property

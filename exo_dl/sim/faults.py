@@ -15,6 +15,7 @@ from exo_dl.sim.cluster import Cluster
 from exo_dl.sim.network import NodeSpec
 from exo_dl.sim.node import SimNode
 from exo_dl.sim.scenarios import MBIT, model
+from exo_dl.sim.watched import WatchedCluster
 from exo_dl.sim.world import Message
 
 __all__ = ["add_faults", "random_cluster"]
@@ -72,6 +73,7 @@ def _hub_trouble(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at:
     )
 
     def begin() -> None:
+        cluster.trouble(node.name, "hub")
         node.wire.hub.result, node.wire.hub.retry_after_s = result, rng.uniform(0, 3)
         for transfer in list(node.wire.transfers.values()):
             if not transfer.peer:
@@ -79,6 +81,7 @@ def _hub_trouble(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at:
 
     def end() -> None:
         node.wire.hub.result = None
+        cluster.recovered(node.name, "hub")
 
     cluster.call_at(at, begin)
     cluster.call_at(at + rng.uniform(0.2, 20.0), end)
@@ -88,6 +91,7 @@ def _hub_silent(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at: 
     node = rng.choice(nodes)
 
     def begin() -> None:
+        cluster.trouble(node.name, "silent hub")
         node.wire.hub.silent = True
         for transfer in node.wire.transfers.values():
             if not transfer.peer and transfer.flow is not None:
@@ -95,6 +99,7 @@ def _hub_silent(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at: 
 
     def end() -> None:
         node.wire.hub.silent = False
+        cluster.recovered(node.name, "silent hub")
 
     cluster.call_at(at, begin)
     cluster.call_at(at + rng.uniform(0.5, 15.0), end)
@@ -110,6 +115,7 @@ def _corrupt(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at: flo
 
     def turn(on: bool) -> None:
         node.corrupt = on
+        (cluster.trouble if on else cluster.recovered)(node.name, "corrupt")
 
     cluster.call_at(at, turn, True)
     cluster.call_at(at + rng.uniform(0.1, 10.0), turn, False)
@@ -120,6 +126,7 @@ def _full(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at: float)
 
     def turn(on: bool) -> None:
         node.full = on
+        (cluster.trouble if on else cluster.recovered)(node.name, "full")
 
     cluster.call_at(at, turn, True)
     cluster.call_at(at + rng.uniform(0.5, 10.0), turn, False)
@@ -131,7 +138,9 @@ def _bad_pieces(cluster: Cluster, rng: random.Random, nodes: list[SimNode], at: 
 
     def strike() -> None:
         if node.alive and node.swarm is not None:
-            node.feed(PieceBad(mask(first, first + rng.randint(1, 5)) & node.swarm.have))
+            bad = mask(first, first + rng.randint(1, 5)) & node.swarm.have
+            cluster.lost(bad)
+            node.feed(PieceBad(bad))
             if not node.frozen:
                 node.join_coordinator()
                 # As the daemon does: peers that believe it to hold these pieces have not told that they hold them.
@@ -193,16 +202,25 @@ def add_faults(cluster: Cluster, rng: random.Random, *, count: int, within_s: fl
     return names
 
 
-def random_cluster(seed: int, *, faults: int | None = None) -> tuple[Cluster, list[str]]:
-    """A small cluster with everything about it, and its faults, drawn from ``seed``."""
+def random_cluster(
+    seed: int, *, faults: int | None = None, largest_mib: int = 48, within_s: float = 15.0
+) -> tuple[WatchedCluster, list[str]]:
+    """A small cluster with everything about it, and its faults, drawn from ``seed``.
+
+    Args:
+        seed: of all that is random.
+        faults: their number; None: that is random too.
+        largest_mib: the large files together, at most.
+        within_s: the faults begin in the first so many seconds.
+    """
     rng = random.Random(seed)  # noqa: S311 - a simulation
     manifest = model(
-        size_bytes=rng.randint(1, 48) << 20,
+        size_bytes=rng.randint(1, largest_mib) << 20,
         files=rng.randint(1, 4),
         small_files=rng.choice([0, 0, 3, 40]),
         seed=seed,
     )
-    cluster = Cluster(
+    cluster = WatchedCluster(
         manifest,
         latency_s=rng.choice([0.0003, 0.005, 0.05]),
         hub_rtt_s=rng.choice([0.01, 0.1, 0.4]),
@@ -237,5 +255,5 @@ def random_cluster(seed: int, *, faults: int | None = None) -> tuple[Cluster, li
             seed=seed,
         )
         cluster.add(node, at=rng.choice([0.0, 0.0, rng.uniform(0, 5)]) if index else 0.0)
-    names = add_faults(cluster, rng, count=rng.randint(0, 5) if faults is None else faults, within_s=15.0)
+    names = add_faults(cluster, rng, count=rng.randint(0, 5) if faults is None else faults, within_s=within_s)
     return cluster, names

@@ -187,6 +187,7 @@ class SimNode:
                         self.send(node, Message("query", None, claim))
                 case lt.Fault(text):
                     self.count.faults.append(f"{self.cluster.now:.2f} {text}")
+        self.cluster.leased(self.name)
         if self.table is not None:
             self._table_alarm.arm(self.table.next_deadline())
 

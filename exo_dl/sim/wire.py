@@ -98,6 +98,9 @@ class WireWorld(Protocol):
     def stop_flow(self, transfer: Transfer) -> None:
         """A transfer's bytes stop."""
 
+    def hub_sent(self, node: str, piece: int, byte_count: float) -> None:
+        """The hub sent a piece, or a part of one."""
+
 
 class Wire:
     """The transfers of one node.
@@ -201,6 +204,8 @@ class Wire:
         for piece in pieces:
             bits |= 1 << piece
             size += self._manifest.piece_bytes(piece)
+            if not transfer.peer:
+                self._cluster.hub_sent(self._node.name, piece, self._manifest.piece_bytes(piece))
         if not transfer.peer:
             self._node.count.hub_bytes += size
         peer = self._cluster.hosts.get(transfer.peer)
@@ -226,7 +231,9 @@ class Wire:
         if flow is not None and not transfer.peer and not flow.done:
             self._cluster.network.look(flow)
             before = flow.marks[flow.next_mark - 1][0] if flow.next_mark else 0
-            self._node.count.hub_bytes += max(0.0, flow.sent - before)
+            part = max(0.0, flow.sent - before)
+            self._node.count.hub_bytes += part
+            self._cluster.hub_sent(self._node.name, flow.marks[flow.next_mark][1], part)
         self._stop_flow(transfer)
         retry = self.hub.retry_after_s if result is sw.FetchResult.HUB_BUSY else 0.0
         self._node.dispatch(sw.FetchEnded(transfer.fetch_id, result, retry))

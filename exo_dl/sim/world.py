@@ -40,6 +40,9 @@ class World(WireWorld, Protocol):
     def is_linked(self, a: str, b: str) -> bool:
         """Whether two nodes have a link."""
 
+    def leased(self, node: str) -> None:
+        """The lease table of a node took an event."""
+
     def claim_of(self, name: str) -> Claim | None:
         """The claim to coordinate that a node believes."""
 
