@@ -18,6 +18,7 @@ __all__ = ["Status"]
 
 _MACHINE_EVERY_S = 2.0
 _KEEP = 0.7  # how much of a remembered rate stays when a newer one is measured
+_MOST_BYTES_PER_S = 1e12  # no machine reads as fast: such a value is damaged
 
 
 class Status:
@@ -34,7 +35,7 @@ class Status:
         self._sessions: Callable[[], list[Session]] = list
         self._machine_at = float("-inf")
         self._machine = Beat()
-        self._rates = {key: _number(library.get(key)) for key in ("hub_bytes_per_s", "lan_bytes_per_s")}
+        self._rates = {key: _rate(library.get(key)) for key in ("hub_bytes_per_s", "lan_bytes_per_s")}
 
     def follow(self, sessions: Callable[[], list[Session]]) -> None:
         """Tells where the pulls that run are found."""
@@ -91,9 +92,11 @@ def _doing(session: Session) -> str:
     return f"pulling {session.view.repo} {percent} %"
 
 
-def _number(text: str) -> float:
+def _rate(text: str) -> float:
+    """What was stored, where it can be a rate; 0 otherwise."""
     with contextlib.suppress(ValueError):
-        return max(0.0, float(text))
+        if 0 <= (rate := float(text)) <= _MOST_BYTES_PER_S:
+            return rate
     return 0.0
 
 
