@@ -42,16 +42,24 @@ class Ears:
         self._cluster = cluster
         self._fault = fault
         self._heard: set[str] = set()
+        self._met: set[str] = set()
         self._differs: set[str] = set()
 
     def forget(self, node: str) -> None:
         """The link to ``node`` is gone."""
         self._heard.discard(node)
+        self._met.discard(node)
         self._worker.testimony.lost(node)
         self._worker.feed(core.PeerLost(node))
 
     def progress(self, node: str, word: pb.NodeProgress) -> None:
         """How far a peer is."""
+        if node not in self._met:
+            self._met.add(node)
+            if self._worker.state.ended:
+                # When this node said its last word that one may have been linked and not yet known of the pull.
+                self._voice.met(node)
+                self._voice.changed()
         self._worker.check.heard(node, word.manifest)
         self._worker.feed(core.PeerLacks(node, max(0, word.bytes_wanted - word.bytes_done)))
 

@@ -206,8 +206,7 @@ class Pulls:
             NotFoundError, UsageError: as `get`.
         """
         pull = self.get(pull_id)
-        session = self._sessions.get(pull.pull_id)
-        if session is not None and session.running:
+        if (session := self._sessions.get(pull.pull_id)) is not None and session.running:
             session.finish(State.CANCELLED, f"cancelled on {self._name}")
             return self._to_pb(session)
         return pull
@@ -359,9 +358,10 @@ class Pulls:
                 known.offer_to([node])
             return
         if known is not None and offer.generation <= known.spec.generation and started <= (known.view.ended or 0.0):
-            if offer.generation == known.spec.generation and known.claim.node == self._me:
-                # It missed the end: tell it.
+            if offer.generation == known.spec.generation and known.claim.node == self._me:  # it missed the end
                 self._membership.send(node, messages.end_message(known.spec, known.view.state, known.view.error))
+            if offer.generation == known.spec.generation and known.view.state is State.DONE:
+                known.consider(claim)  # it goes on for the one that coordinated, for nodes that come late
             return
         if self._ended.is_late(offer.pull_id, generation=offer.generation, started=started):
             return

@@ -63,7 +63,7 @@ class Session:
             me=self._me,
             claim=claim,
             make=self._make_coordinator,
-            alive=lambda: {self._me, *self._participants()},
+            alive=self._heirs,
             after=self._after,
             taken=self._chair_taken,
         )
@@ -156,6 +156,11 @@ class Session:
     def _participants(self) -> list[str]:
         return [n for n in self._cluster.up() if self.spec.wants(n)]
 
+    def _heirs(self) -> set[str]:
+        """Who may coordinate."""
+        nodes = {self._me, *self._participants()}
+        return nodes if self.running else self.view.holders(nodes)
+
     def offer_to(self, nodes: Collection[str]) -> None:
         """Tells ``nodes`` of the pull; those that are no targets are left out."""
         message = messages.offer_message(self.spec, self._chair.claim, self._loop.time() - self.view.started)
@@ -180,16 +185,11 @@ class Session:
             if self.spec.placement is not None and self.running:
                 self._fault(f"{self._cluster.name_of(node)} has no part in this placement: it gets one by --replan.")
             return
-        known = self.view.nodes.get(node)
-        lost = known is not None and known.state is NodeState.LOST
-        # After the end it can still get the model from here; what the view says of it changes with its own word.
-        late = known is None or lost
         has_it = self.worker is not None and self.worker.state is NodeState.DONE
-        if not self.running and not (late and has_it and self.view.state is not State.CANCELLED):
+        if not self.running and not (has_it and self.view.is_late(node)):
             return
         view = self._add_node(node)
-        if lost and self.running:
-            view.state, view.lost_at = NodeState.WAITING, None
+        if self.view.find(node):
             self._note(f"The link to {view.name} stands again.")
         if self._chair.mine:
             self.offer_to([node])
@@ -206,11 +206,11 @@ class Session:
         if left and not self.spec.targets and self.running:
             self.view.leave(node, self._loop.time())
             self._after(0.0, self._check_end)
-        if (view := self.view.lose(node, self._loop.time())) is not None and self.running:
+        if self.view.lose(node, self._loop.time()):
             # All nodes see this by themselves: told to nobody.
-            self._note(f"The link to {view.name} was lost; its share goes to the others.")
+            self._note(f"The link to {self._cluster.name_of(node)} was lost; its share goes to the others.")
             self._after(LOST_GRACE_S + _LATE_S, self._check_end)
-        if self.running:
+        if self.view.state in (State.RUNNING, State.DONE):
             self._chair.node_lost(node)
             if self._chair.mine:
                 self._fault(self.view.unread(node))
@@ -231,9 +231,10 @@ class Session:
         )
 
     def _chair_taken(self, lost: str) -> None:
-        name = self._cluster.name_of
-        self._fault(f"{name(lost)} coordinated and was lost: {name(self._me)} goes on.")
-        self._fault(self.view.unread(lost))
+        if self.running:
+            name = self._cluster.name_of
+            self._fault(f"{name(lost)} coordinated and was lost: {name(self._me)} goes on.")
+            self._fault(self.view.unread(lost))
         self.offer_to(self._cluster.up())
         self._join()
         self._check_end()

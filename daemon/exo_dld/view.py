@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from exo_dl.core.bound import NodeRates, least_time
@@ -193,16 +194,21 @@ class PullView:
             self.nodes[node] = NodeView(node, name)
         return self.nodes[node]
 
-    def lose(self, node: str, now: float) -> NodeView | None:
-        """The link to a node is gone: its row, where it had not ended. After a pull that went well it is forgotten."""
-        view = self.nodes.get(node)
-        if view is None or view.state.ended:
-            return None
+    def lose(self, node: str, now: float) -> bool:
+        """The link to a node is gone. Returns whether the pull waits for that node.
+
+        The row of one that had not ended is forgotten after a pull that went well.
+        """
+        if (view := self.nodes.get(node)) is None:
+            return False
+        view.lost_at = now
+        if view.state.ended:
+            return False
         if self.state is State.DONE:
             del self.nodes[node]
-        else:
-            view.state, view.lost_at = NodeState.LOST, now
-        return view
+            return False
+        view.state = NodeState.LOST
+        return self.state is State.RUNNING
 
     def unread(self, node: str) -> str:
         """A line for a node that was lost while it read from the hub; empty where it was not."""
@@ -218,6 +224,26 @@ class PullView:
         """A line for the nodes without which the pull ends; empty where it ends with all."""
         lost = sorted(n.name for n in self.nodes.values() if n.state is NodeState.LOST)
         return f"Lost, and not come back: {', '.join(lost)}. The pull ends without." if lost else ""
+
+    def find(self, node: str) -> bool:
+        """The link to a node stands again. Returns whether the pull waited for that node."""
+        view = self.nodes.get(node)
+        if view is None or self.state is not State.RUNNING or view.state is not NodeState.LOST:
+            return False
+        view.state, view.lost_at = NodeState.WAITING, None
+        return True
+
+    def is_late(self, node: str) -> bool:
+        """Whether the pull has ended, or will, without this node: it can still get the model from those that have it.
+
+        What the view says of it changes with its own word.
+        """
+        view = self.nodes.get(node)
+        return self.state is not State.CANCELLED and (view is None or not view.state.ended)
+
+    def holders(self, nodes: Collection[str]) -> set[str]:
+        """Those of ``nodes`` that have the model and still serve it: who was restarted says no more of this pull."""
+        return {n.id for n in self.nodes.values() if n.id in nodes and n.state is NodeState.DONE and n.lost_at is None}
 
     def leave(self, node: str, now: float) -> None:
         """A node said goodbye: a pull for every node of the cluster is not for it any more."""

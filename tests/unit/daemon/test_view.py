@@ -75,7 +75,7 @@ def rows(view: PullView) -> tuple[list[str], list[str]]:
 def test_a_lost_node_has_no_row_after_the_end_until_it_comes_back(end: State) -> None:
     view = view_of(a=NodeState.DONE, b=NodeState.PULLING)
     view.nodes["b"].bytes_wanted, view.nodes["b"].bytes_done = 100, 40
-    assert view.lose("b", 1.0) is view.nodes["b"]
+    assert view.lose("b", 1.0)
     assert rows(view) == (["a", "b"], [])
     assert "b" in view.farewell()
     view.end(end, "", 7.0)
@@ -91,8 +91,8 @@ def test_of_a_pull_that_went_well_nobody_is_lost() -> None:
     view = view_of(a=NodeState.DONE, late=NodeState.PULLING)
     assert view.farewell() == ""
     view.end(State.DONE, "", 1.0)
-    assert view.lose("a", 2.0) is None
-    assert view.lose("late", 2.0) is not None
+    assert not view.lose("a", 2.0)
+    assert not view.lose("late", 2.0)
     assert rows(view) == (["a"], [])
 
 
@@ -159,3 +159,31 @@ def test_what_several_nodes_notice_is_told_once() -> None:
     for number in range(500):
         view.note(f"{number}", 9.0)
     assert len(view.events) == 50
+
+
+def test_a_lost_node_is_waited_for_while_the_pull_runs() -> None:
+    view = view_of(a=NodeState.DONE, b=NodeState.PULLING)
+    assert view.lose("b", 1.0) and view.nodes["b"].state is NodeState.LOST
+    assert view.find("b") and view.nodes["b"].state is NodeState.WAITING
+    assert not view.lose("a", 2.0) and view.nodes["a"].state is NodeState.DONE
+    assert not view.find("a") and not view.lose("stranger", 3.0) and not view.find("stranger")
+
+
+def test_after_the_end_those_are_late_that_are_not_through() -> None:
+    view = view_of(a=NodeState.DONE, b=NodeState.PULLING, c=NodeState.FAILED, d=NodeState.LOST)
+    view.end(State.DONE, "", 10.0)
+    assert not view.lose("b", 11.0), "a late node that goes again is nobody's loss"
+    nodes = ("a", "b", "c", "d", "new")
+    assert [node for node in nodes if view.is_late(node)] == ["b", "d", "new"]
+    view.state = State.CANCELLED
+    assert not any(view.is_late(node) for node in nodes)
+
+
+def test_who_was_away_since_it_was_through_does_not_go_on_for_the_coordinator_until_it_speaks() -> None:
+    view = view_of(a=NodeState.DONE, b=NodeState.DONE, c=NodeState.PULLING)
+    assert view.holders(["a", "b", "c", "new"]) == {"a", "b"}
+    view.lose("a", 1.0)
+    assert view.holders(["a", "b", "c", "new"]) == {"b"}
+    view.nodes["a"].update(pb.NodeProgress(state=NodeState.DONE))
+    assert view.holders(["a", "b"]) == {"a", "b"}
+    assert view.holders(["b"]) == {"b"}
