@@ -35,6 +35,7 @@ class Speaker:
             check=SimpleNamespace(verdict=0),
             store=SimpleNamespace(digest=None),
             readings=SimpleNamespace(to_pb=lambda: []),
+            feed=lambda event: None,
         )
         self.others = [f"n{index}" for index in range(others)]
         self.said: list[tuple[str, bool, int]] = []
