@@ -137,6 +137,20 @@ def test_a_limit_between_nodes_holds_for_the_node_that_has_it(make_nodes: MakeNo
     check_copy(model, nodes[1].home)
 
 
+def test_a_limit_on_the_hub_does_not_hold_between_nodes(make_nodes: MakeNodes, model: LabModel) -> None:
+    nodes = one, two = make_nodes("one", "two")
+    start_all(nodes)
+    one.json("pull", model.repo, "--nodes", "one")
+    limits(one, "--hub", "1MB/s")
+    limits(one, "--cluster-hub", "1MB/s")
+    summary = two.json("pull", model.repo)[-1]
+    assert summary["state"] == "done"
+    assert summary["wall_s"] < model.size_bytes / (3 * MB), "the limit would take 25 seconds"
+    moved = next(node for node in summary["nodes"] if node["name"] == "two")
+    assert moved["bytes_from_peers"] >= 0.9 * model.size_bytes
+    check_copy(model, two.home)
+
+
 def test_limits_outlive_restarts_and_a_changed_setting_beats_them(make_nodes: MakeNodes) -> None:
     nodes = make_nodes("one", "two", EXO_DL_HUB_LIMIT="80Mbit", EXO_DL_LAN_LIMIT="50MB/s")
     start_all(nodes)
