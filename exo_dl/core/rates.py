@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = ["ConnectionController", "RateMeter"]
 
 _HALF_LIFE_S = 2.0
+_LEAST_PATIENCE_S = 0.25
+_LUMPS_PATIENCE_S = 2.0
 _TRIAL_PAYS = 3.0
 
 
@@ -12,15 +14,16 @@ class RateMeter:
     """Bytes per second of something that comes in bursts (whole pieces), forgetting with a half-life.
 
     Only time in which it was meant to run counts: call `begin` when work starts and `pause` when it stops, and an
-    idle link keeps its last figure. A silence of more than twice the usual gap counts against the rate at once, so a
-    link that dried up is seen before its next piece comes.
+    idle link keeps its last figure. Where many pieces come in one lump, each makes up for a part of the silence before
+    it, as large as the rate so far explains. A silence of more than twice the usual gap, or half as long again as the
+    longest lately, counts against the rate at once, so a link that dried up is seen before its next piece comes.
 
     Args:
         half_life_s: seconds after which a measurement weighs half.
         guess: bytes/s until something is measured; 0 for "unknown".
     """
 
-    __slots__ = ("_bytes", "_guess", "_half_life_s", "_last", "_last_bytes", "_seconds", "total_bytes")
+    __slots__ = ("_bytes", "_gap", "_guess", "_half_life_s", "_last", "_last_bytes", "_owed", "_seconds", "total_bytes")
 
     def __init__(self, *, half_life_s: float = _HALF_LIFE_S, guess: float = 0.0) -> None:
         self._half_life_s = half_life_s
@@ -29,6 +32,8 @@ class RateMeter:
         self._seconds = 0.0
         self._last: float | None = None
         self._last_bytes = 0
+        self._gap = 0.0
+        self._owed = 0.0  # seconds before the last arrival that are not counted yet
         self.total_bytes = 0
 
     @property
@@ -53,13 +58,21 @@ class RateMeter:
 
     def pause(self, now: float) -> None:
         """Work stops, by choice or for want of something to do: time that passes now says nothing."""
-        if self._last is not None and self._last_bytes and self._silent_too_long(now):
-            self._count(0, now)
+        if self._last is not None and self._last_bytes:
+            self._count(0, self._owed + (now - self._last if self._silent_too_long(now) else 0.0))
         self._last = None
 
     def add(self, byte_count: int, now: float) -> None:
         """``byte_count`` bytes arrived since the last call."""
-        self._count(byte_count, now)
+        elapsed = 0.0 if self._last is None else max(0.0, now - self._last)
+        owed = self._owed + elapsed
+        known = self._bytes > 0 and self._seconds >= self._half_life_s / 2
+        explained = byte_count * self._seconds / self._bytes if known else owed
+        counted = max(min(owed, explained), owed - self._patience_s())
+        self._count(byte_count, counted)
+        self._owed = owed - counted
+        self._gap = max(elapsed, self._gap * self._keep(elapsed))
+        self._last = now
         self.total_bytes += byte_count
         self._last_bytes = byte_count
 
@@ -69,7 +82,7 @@ class RateMeter:
             return self._guess
         if self._silent_too_long(now):
             assert self._last is not None  # noqa: S101 - _silent_too_long says so
-            silence = now - self._last
+            silence = now - self._last + self._owed
             keep = self._keep(silence)
             return self._bytes * keep / (self._seconds * keep + silence)
         return self._bytes / self._seconds
@@ -77,18 +90,19 @@ class RateMeter:
     def _keep(self, seconds: float) -> float:
         return float(0.5 ** (seconds / self._half_life_s))
 
-    def _silent_too_long(self, now: float) -> bool:
-        if self._last is None or self._bytes <= 0:
-            return False
-        usual = self._last_bytes * self._seconds / self._bytes
-        return now - self._last > max(0.25, 2 * usual)
+    def _patience_s(self) -> float:
+        """How long a silence says nothing."""
+        usual = self._last_bytes * self._seconds / self._bytes if self._bytes > 0 else 0.0
+        return max(_LEAST_PATIENCE_S, 2 * usual, min(_LUMPS_PATIENCE_S, 1.5 * self._gap))
 
-    def _count(self, byte_count: int, now: float) -> None:
-        elapsed = 0.0 if self._last is None else max(0.0, now - self._last)
-        keep = self._keep(elapsed)
+    def _silent_too_long(self, now: float) -> bool:
+        return self._last is not None and self._bytes > 0 and now - self._last + self._owed > self._patience_s()
+
+    def _count(self, byte_count: int, seconds: float) -> None:
+        keep = self._keep(seconds)
         self._bytes = self._bytes * keep + byte_count
-        self._seconds = self._seconds * keep + elapsed
-        self._last = now
+        self._seconds = self._seconds * keep + seconds
+        self._owed = 0.0
 
 
 class ConnectionController:

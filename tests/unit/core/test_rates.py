@@ -51,6 +51,53 @@ def test_after_a_tenfold_change_the_rate_follows_in_seconds() -> None:
     assert meter.rate(16.0) < 25_000
 
 
+@pytest.mark.parametrize("every_s", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("lump_s", [0.0, 0.02])
+def test_bytes_that_come_in_lumps_change_the_rate_by_little(every_s: float, lump_s: float) -> None:
+    """As a socket with a low-water mark, or a cache on the way, delivers: a second's pieces in 20 ms, then silence."""
+    meter = RateMeter()
+    meter.begin(0.0)
+    pieces = round(20 * every_s)
+    seen = []
+    for lump in range(1, 40):
+        for piece in range(1, pieces + 1):
+            now = lump * every_s + lump_s * piece / pieces
+            meter.add(1_000_000, now)
+            seen.append((lump, meter.rate(now)))
+        seen += [(lump, meter.rate(now + part * (every_s - lump_s))) for part in (0.25, 0.5, 0.75, 0.99)]
+    assert all(rate == pytest.approx(20e6, rel=0.1) for lump, rate in seen if lump * every_s >= 3.0)
+
+
+def test_a_link_that_delivers_in_lumps_and_dries_up_is_seen_in_seconds() -> None:
+    meter = RateMeter()
+    meter.begin(0.0)
+    for second in range(1, 11):
+        for piece in range(20):
+            meter.add(1_000_000, second + piece * 0.001)
+    assert meter.rate(10.0 + 3.0) < 12e6
+    assert meter.rate(10.0 + 8.0) < 2e6
+    meter.add(1_000_000, 18.0)
+    assert meter.rate(18.0) < 3e6, "what came late pays for the silence before it"
+
+
+def test_what_comes_at_the_moment_of_the_start_hides_no_time() -> None:
+    meter = RateMeter()
+    meter.begin(0.0)
+    for step in range(5):
+        meter.add(1000, step * 0.1)
+    assert meter.rate(0.4) == pytest.approx(12_500, rel=0.05)
+
+
+def test_a_pause_in_the_middle_of_a_lump_leaves_no_time_out() -> None:
+    """Short transfers, each with a silence before its one piece: what they took is what counts."""
+    meter = RateMeter()
+    for second in range(30):
+        meter.begin(float(second))
+        meter.add(1_000_000 if second % 2 else 200_000, second + 0.2)
+        meter.pause(second + 0.2)
+    assert meter.rate(30.0) == pytest.approx(3e6, rel=0.35)
+
+
 class Link:
     """A hub whose rate depends on the number of connections, in pieces of 1 MB."""
 
