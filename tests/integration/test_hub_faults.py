@@ -55,7 +55,7 @@ def test_what_passes_is_waited_out_or_read_again(
         hub.settle()
         read = summarize(read_requests(tmp_path / "access.log")).total_bytes
         print(f"{read} bytes were read from the hub, of a model of {model.size_bytes}")
-        assert model.size_bytes < read <= 1.05 * model.size_bytes + _largest_file(model)
+        assert model.size_bytes < read <= 1.15 * model.size_bytes + _largest_file(model)
 
 
 @pytest.mark.parametrize(
