@@ -1,17 +1,16 @@
-"""A disk that has too little room, has it again later, and is filled by others while a pull runs."""
+"""Disks that others fill while a pull runs, and that have room again later."""
 
 from __future__ import annotations
 
 import contextlib
 import filecmp
-import os
 import re
 from pathlib import Path
 
 import pytest
 
 from bench.cluster import CommandError, Node, hub_cache
-from bench.models import LabModel, check_copy
+from bench.models import LabModel
 from bench.served import summarize
 from tests.lab.conftest import MIB, MakeLab, plans
 from tests.lab.recovery import by_name
@@ -24,16 +23,14 @@ def inside(node: Node) -> Path:
     return Path(f"/proc/{node.process.pid}/root") / node.home.relative_to("/")
 
 
-def fill(file: Path, *, leave: int) -> None:
-    """Takes all room of a file system but this much."""
+def fill(file: Path) -> None:
+    """Takes all room of a file system, but for the MiB that names and links need: only files are reserved."""
     block = bytes(MIB)
     with file.open("wb", buffering=0) as taken:
-        status = os.statvfs(file.parent)
-        os.posix_fallocate(taken.fileno(), 0, max(MIB, status.f_bavail * status.f_frsize - leave - MIB))
-        taken.seek(0, os.SEEK_END)
-        with contextlib.suppress(OSError):  # others take room, and give it back, at the same time
-            while leave == 0 and taken.write(block):
+        with contextlib.suppress(OSError):
+            while taken.write(block):
                 pass
+        taken.truncate(max(0, taken.tell() - MIB))
 
 
 def check_files(model: LabModel, node: Node) -> None:
@@ -45,28 +42,40 @@ def check_files(model: LabModel, node: Node) -> None:
         assert filecmp.cmp(snapshot / name, model.folder / name, shallow=False), name
 
 
-def test_a_disk_that_has_room_again_is_filled_by_the_next_pull(make_lab: MakeLab, model: LabModel) -> None:
-    lab = make_lab(plans(1000.0, 1000.0), small_disks={"n2": 2 * model.size_bytes})
+def test_disks_that_are_filled_in_the_middle_and_have_room_again(
+    make_lab: MakeLab, model: LabModel, tmp_path: Path
+) -> None:
+    """n1 reserves what a pull needs when it begins. n2 cannot: that call does nothing, as on some file systems."""
+    unreserved = tmp_path / "unreserved"
+    unreserved.mkdir()
+    (unreserved / "sitecustomize.py").write_text(
+        "from exo_dl.store import osfile\nosfile.preallocate = lambda fd, offset, size: None\n"
+    )
+    lab = make_lab(
+        plans(400.0, 400.0),
+        settings={"n2": {"PYTHONPATH": str(unreserved)}},
+        small_disks=dict.fromkeys(("n1", "n2"), 2 * model.size_bytes),
+    )
     lab.start()
     n1, n2 = lab.nodes["n1"], lab.nodes["n2"]
-    filler = inside(n2) / "filler"
-    fill(filler, leave=model.size_bytes // 2)
+    watcher = n1.launch("pull", model.repo, "--json")
+    watcher.wait_for_share(0.2, timeout_s=20)
+    for node in (n2, n1):
+        fill(inside(node) / "filler")
     with pytest.raises(CommandError) as raised:
-        n1.json("pull", model.repo)
+        watcher.wait(timeout_s=60)
     assert raised.value.exit_code == 9
-    assert re.search(r"n2: .*\d [MG]i?B", raised.value.stderr), "whose disk, and how much"
+    assert re.search(r"n2: .*The disk refused \d+ bytes: No space left", raised.value.stderr), raised.value.stderr
     nodes = by_name(raised.value.documents[-1])
     assert (nodes["n1"]["state"], nodes["n2"]["state"]) == ("done", "failed")
-    check_copy(model, n1.home)
+    assert 0 < nodes["n2"]["bytes_done"] < model.size_bytes
+    check_files(model, n1)
 
-    filler.unlink()
+    (inside(n2) / "filler").unlink()
     mark = lab.mark()
-    watcher = n1.launch("pull", model.repo, "--json")
-    watcher.wait_for(
-        lambda view: by_name(view).get("n2", {}).get("bytes_done", 0) > 0, timeout_s=20, what="n2 has its first pieces"
-    )
-    # What a pull needs is reserved when it begins: nobody else can take it in the middle.
-    fill(filler, leave=0)
-    assert watcher.wait(timeout_s=60)[-1]["state"] == "done"
+    summary = n1.json("pull", model.repo)[-1]
+    assert summary["state"] == "done"
     check_files(model, n2)
+    lacked = model.size_bytes - nodes["n2"]["bytes_done"]
+    assert by_name(summary)["n2"]["bytes_from_peers"] <= lacked + 8 * MIB, "what it has is kept"
     assert summarize(lab.requests(since=mark)).total_bytes <= 0.5 * model.size_bytes, "the other node has all of it"
