@@ -98,12 +98,14 @@ def test_hundreds_of_small_files_are_read_once_and_side_by_side() -> None:
     assert report.ratio < 1.3
 
 
-def lab(count: int, size_mib: int = 96, **options: object) -> tuple[Cluster, list[SimNode]]:
+def lab(
+    count: int, size_mib: int = 96, *, lan: float = 1000 * MBIT, **options: object
+) -> tuple[Cluster, list[SimNode]]:
     manifest = model(size_bytes=size_mib << 20, files=2, small_files=3)
     cluster = Cluster(manifest, quantum_s=0.005)
     nodes = []
     for index in range(count):
-        spec = NodeSpec(f"n{index}", 100 * MBIT, 1000 * MBIT, 1000 * MBIT)
+        spec = NodeSpec(f"n{index}", 100 * MBIT, lan, lan)
         nodes.append(SimNode(cluster, spec, manifest, want=mask(0, manifest.piece_count), **options))  # type: ignore[arg-type]
     return cluster, nodes
 
@@ -185,6 +187,28 @@ def test_work_moves_when_a_rate_falls_tenfold(at_s: float) -> None:
     rest = cluster.manifest.total_bytes - at_s * 3 * 100 * MBIT
     assert report.seconds <= 1.05 * (at_s + rest / (2.1 * 100 * MBIT))
     assert report.hub_ratio <= 1.01
+
+
+@pytest.mark.parametrize("at_s", [0.4, 4, 12, 20, 26, 28])
+def test_work_moves_when_a_rate_rises_tenfold(at_s: float) -> None:
+    """Also when nearly all is leased: the LAN is fast enough for what one node reads to come to all in time."""
+    cluster, nodes = lab(3, size_mib=1024, lan=10_000 * MBIT)
+    for node in nodes:
+        cluster.add(node)
+    cluster.call_at(at_s, cluster.network.scale_link, ("hub", "n1"), 10)
+    report = cluster.run(until_s=200)
+    # At three links until then, the rest at twelve.
+    rest = cluster.manifest.total_bytes - at_s * 3 * 100 * MBIT
+    assert report.seconds <= 1.03 * (at_s + rest / (12 * 100 * MBIT))
+    assert report.hub_ratio <= 1.01
+
+
+def test_the_command_simulates_two_hundred_nodes(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--size-mib", "8", "--files", "1", "--small-files", "2", "--quantum-ms", "20"]
+    assert main(["--nodes", "200", "--seed", "7", *small, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["nodes"], figures["complete"]) == (200, True)
+    assert figures["hub_bytes_per_model_byte"] <= 1.01
 
 
 def test_the_command_prints_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
