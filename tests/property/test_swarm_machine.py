@@ -27,10 +27,12 @@ from exo_dl.core.swarm import (
     PeerHas,
     PeerJoined,
     PeerLacks,
+    PeerLimit,
     PeerLost,
     PieceBad,
     PiecesArrived,
     ReportLease,
+    SharesDealt,
     SlotLimit,
     Swarm,
     SwarmEvent,
@@ -40,6 +42,7 @@ from exo_dl.core.swarm import (
 from exo_dl.sim.scenarios import model
 
 PEERS = ("p", "q", "r")
+PLACES = st.integers(0, 100)
 PEER_RESULTS = [r for r in FetchResult if not r.name.startswith("HUB")]
 HUB_RESULTS = [r for r in FetchResult if r is not FetchResult.MISSING]
 
@@ -69,6 +72,7 @@ class SwarmMachine(RuleBasedStateMachine):
         self.announced = 0
         self.complete = False
         self.fetch_ids: set[int] = set()
+        self.peer_limit = 8
 
     def send(self, event: SwarmEvent) -> None:
         for action in self.swarm.handle(event, self.now):
@@ -80,6 +84,7 @@ class SwarmMachine(RuleBasedStateMachine):
                     assert pieces & ~self.peers[peer] == 0, "asked for what the peer does not have"
                     assert pieces & self.swarm.have == 0, "asked for what it holds"
                     assert sum(1 for _ in iter_runs(pieces)) <= 64, "more runs than a request may name"
+                    assert len(self.from_peers()) < self.peer_limit, "more transfers than there may be"
                     self.fetch_ids.add(fetch_id)
                     self.flying[fetch_id] = (peer, pieces)
                 case FetchFromHub(fetch_id, lease_id, slot, first, end):
@@ -114,10 +119,13 @@ class SwarmMachine(RuleBasedStateMachine):
                 case Complete():
                     assert not self.complete, "complete twice"
                     self.complete = True
-        flying = [f for i, f in self.flying.items() if i not in self.cancelled and f[0]]
+        flying = self.from_peers()
         assert len(flying) <= 8
         for name in PEERS:
             assert sum(f[0] == name for f in flying) <= 2
+
+    def from_peers(self) -> list[tuple[str, int]]:
+        return [f for i, f in self.flying.items() if i not in self.cancelled and f[0]]
 
     @rule(name=st.sampled_from(PEERS), pieces=st.one_of(st.integers(0), st.just(-1)))
     def peer_has(self, name: str, pieces: int) -> None:
@@ -198,6 +206,15 @@ class SwarmMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(0, 5))
     def limit(self, limit: int) -> None:
         self.send(SlotLimit(limit))
+
+    @rule(limit=st.integers(-1, 10))
+    def peer_limit_set(self, limit: int) -> None:
+        self.peer_limit = min(8, max(1, limit))
+        self.send(PeerLimit(limit))
+
+    @rule(places=st.dictionaries(st.sampled_from((*PEERS, "good", "stranger")), st.tuples(PLACES, st.integers(1, 9))))
+    def dealt(self, places: dict[str, tuple[int, int]]) -> None:
+        self.send(SharesDealt({name: (place % nodes, nodes) for name, (place, nodes) in places.items()}))
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.5, 4.0, 70.0]))
     def wait(self, seconds: float) -> None:
