@@ -7,7 +7,7 @@ which are others for each holder: there a node is told its place among them (`Sh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import mask
@@ -31,7 +31,8 @@ class Dealing:
         self._manifest = manifest
         self._node = node
         self._places: Mapping[str, tuple[int, int]] = {}
-        self._rank = self._nodes = 0
+        self._others: Collection[str] = ()
+        self._rank: int | None = None
         self._masks: dict[tuple[int, int, bool], int] = {}
 
     @property
@@ -43,11 +44,9 @@ class Dealing:
         """For each peer, which of its neighbours this node is, from 0 on, and their number; empty: all are."""
         self._places = places
 
-    def peers(self, names: Iterable[str]) -> None:
-        """These are all peers from now on."""
-        others = list(names)
-        self._nodes = max(1, len(others))
-        self._rank = sum(name < self._node for name in others)
+    def peers(self, names: Collection[str]) -> None:
+        """These are all peers from now on, until the next call."""
+        self._others, self._rank = names, None
 
     def share(self, holder: str, *, fine: bool) -> int:
         """This node's share of all that ``holder`` may hold alone; all of it where its neighbours are not known.
@@ -59,8 +58,10 @@ class Dealing:
         if self._places:
             place, nodes = self._places.get(holder, (0, 1))
         else:
+            if self._rank is None:
+                self._rank = sum(name < self._node for name in self._others)
             # The holder takes no share: nodes after it move up by one.
-            place, nodes = self._rank - (holder < self._node), self._nodes
+            place, nodes = self._rank - (holder < self._node), max(1, len(self._others))
         key = (place, nodes, fine)
         if key not in self._masks:
             if len(self._masks) >= _KEPT:

@@ -127,7 +127,9 @@ class Folder:
     @contextmanager
     def _at(self, name: str, *, create: bool) -> Iterator[tuple[int, str]]:
         """The descriptor of the folder that holds ``name``, and the last part of ``name``."""
-        parent, _, last = name.rpartition("/")
+        parent, slash, last = name.rpartition("/")
+        if slash and not parent:
+            raise OSError(errno.EINVAL, f"{name!r} is no plain relative path")
         with self._parents.at(parent, create=create) as at:
             yield at, last
 

@@ -29,7 +29,7 @@ def test_each_piece_of_a_holder_is_the_share_of_one_other_node(count: int, fine:
         shares = []
         for node in nodes:
             dealing = Dealing(MANIFEST, node)
-            dealing.peers(n for n in nodes if n != node)
+            dealing.peers([n for n in nodes if n != node])
             if node != holder:
                 shares.append(dealing.share(holder, fine=fine))
         assert_dealt(shares)

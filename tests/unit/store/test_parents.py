@@ -62,6 +62,15 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.parametrize("name", ["/one", "a//one", "../one", "a/../one", "./one"])
+def test_a_name_that_is_no_plain_relative_path_is_refused(tmp_path: Path, name: str) -> None:
+    folder = Folder(tmp_path / "root")
+    folder.write("a/zero", b"0")
+    with pytest.raises(StorageError):
+        folder.write(name, b"1")
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["zero"]
+
+
 def test_few_are_kept_and_none_when_the_folder_is_gone(tmp_path: Path) -> None:
     def kept() -> list[str]:
         links = [os.path.join("/proc/self/fd", fd) for fd in os.listdir("/proc/self/fd")]
