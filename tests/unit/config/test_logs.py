@@ -80,8 +80,8 @@ SECRET = new_secret()
     [
         ("Bearer abcdef.ghi-jkl", "abcdef.ghi-jkl"),
         ("token hf_AbCdEfGhIjKlMn is bad", "hf_AbCdEfGhIjKlMn"),
-        (f"secret {SECRET}", SECRET),
-        (f"secret {SECRET.upper()}", SECRET.upper()),
+        pytest.param(f"secret {SECRET}", SECRET, id="a cluster's secret"),
+        pytest.param(f"secret {SECRET.upper()}", SECRET.upper(), id="the same in capitals"),
         ("https://cdn/x?a=1&X-Amz-Signature=abc123&b=2", "abc123"),
         ("https://cdn/x?Policy=eyJ&Signature=s~s&Key-Pair-Id=K2", "s~s"),
         ("https://me:hunter2@hub/x", "hunter2"),
