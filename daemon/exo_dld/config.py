@@ -71,7 +71,7 @@ class Config:
     """Most memory that buffers of transfers may take together; else by what is available now."""
     helper_cache_bytes: int = 4 << 30
     """Most bytes of pieces that this node holds for others while a pull runs; what is on its way comes on top."""
-    max_hub_connections: int = 4
+    max_hub_connections: int = 8
     """Most connections to the hub at once, per pull."""
     max_uploads: int = 10
     """Most pieces that are sent to peers at once."""

@@ -262,7 +262,7 @@ SETTINGS: tuple[Setting, ...] = (
         "URL",
         Kind.LIST,
     ),
-    Setting("max_hub_connections", _integer(1, 64), "Most connections to the hub at once. [default: 4]", "N"),
+    Setting("max_hub_connections", _integer(1, 64), "Most connections to the hub at once. [default: 8]", "N"),
     Setting("max_uploads", _integer(1, 1024), "Most pieces sent to peers at once. [default: 10]", "N"),
     Setting(
         "hub_limit",

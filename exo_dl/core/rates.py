@@ -108,13 +108,14 @@ class RateMeter:
 class ConnectionController:
     """Finds how many connections to a hub are worth having, by hill climbing.
 
-    It starts with two, of which one reads while the other waits for an answer. One more is tried; it stays when the
-    total rises by ``gain`` or more over a window in which all connections were busy, and is dropped again otherwise,
-    with a pause that doubles with each trial that failed.
+    It starts with two, of which one reads while the other waits for an answer. More are tried, one at first and twice
+    as many after each trial that paid; they stay when the total rises by ``gain`` or more (or half of what they would
+    bring if each brought as much as the others) over a window in which all connections were busy. Otherwise they are
+    dropped again and half as many tried, and when a single one did not pay there is a pause, which doubles each time.
 
     Args:
         limit: never more than this many; may be changed at any time.
-        gain: fraction that one more connection must bring.
+        gain: fraction that more connections must bring.
     """
 
     _SETTLE_S = 0.3
@@ -122,16 +123,20 @@ class ConnectionController:
     _WINDOW_MAX_S = 12.0
     _HOLD_S = 15.0
     _HOLD_MAX_S = 120.0
+    _IDLE = 0.05  # of a window in which a connection may wait for its next lease
 
     def __init__(self, *, limit: int, gain: float = 0.10) -> None:
         self.limit = limit
         self.gain = gain
         self._target = 2
+        self._step = 1
+        self._rising = True
         self._base = 0.0
-        self._trying = False
+        self._proven = 0  # connections that the trial began with; 0 when there is none
         self._hold_until = 0.0
         self._hold_s = self._HOLD_S
         self._from: tuple[float, int, int] | None = None
+        self._looked = self._idle = 0.0
 
     @property
     def target(self) -> int:
@@ -140,7 +145,7 @@ class ConnectionController:
 
     def refused(self, now: float) -> None:
         """The hub asked for less (429, 503): one connection fewer, and no trial for a while."""
-        self._target = max(1, self._target - 1)
+        self._target = max(1, self.target - 1)
         self._rest(now)
 
     def observe(self, *, total_bytes: int, arrivals: int, busy: int, rest_s: float, now: float) -> bool:
@@ -156,45 +161,69 @@ class ConnectionController:
         Returns:
             Whether `target` changed.
         """
+        before = self._target
+        if self._all_were_busy(busy, total_bytes, arrivals, now) and self._from is not None:
+            started, bytes_then, arrivals_then = self._from
+            self._look(total_bytes - bytes_then, arrivals - arrivals_then, busy, rest_s, now - started, now)
+        return self._target != before
+
+    def _all_were_busy(self, busy: int, total_bytes: int, arrivals: int, now: float) -> bool:
+        """Whether a window runs in which all connections were busy; begins one where they are."""
+        since, self._looked = now - self._looked, now
         if busy < self.target or not busy:
-            self._from = None
+            self._idle += since
+            if self._from is not None and self._idle > self._IDLE * max(self._WINDOW_S, now - self._from[0]):
+                self._from = None
             return False
         if self._from is None:
             self._from = (now + self._SETTLE_S, -1, -1)
-        started, bytes_then, arrivals_then = self._from
-        if bytes_then < 0:
-            if now >= started:
-                self._from = (now, total_bytes, arrivals)
+        if self._from[1] < 0:
+            if now >= self._from[0]:
+                self._from, self._idle = (now, total_bytes, arrivals), 0.0
             return False
-        elapsed = now - started
-        if elapsed < self._WINDOW_S or (arrivals - arrivals_then < 8 * busy and elapsed < self._WINDOW_MAX_S):
-            return False
+        return True
+
+    def _look(self, size: int, arrivals: int, busy: int, rest_s: float, elapsed: float, now: float) -> None:
+        over = elapsed >= self._WINDOW_MAX_S
+        if elapsed < self._WINDOW_S or (arrivals < 8 * busy and not over):
+            return
+        rate = size / elapsed
         # Bytes come a piece at a time, and connections in step: a piece of each is noise that a trial must rise above.
-        noise = busy * (total_bytes - bytes_then) / max(1, arrivals - arrivals_then)
-        rate = (total_bytes - bytes_then) / elapsed
-        self._from = None
-        before = self._target
-        if self._trying:
-            self._trying = False
-            if rate - noise / elapsed >= self._base * (1 + self.gain):
+        noise = rate * busy / max(1, arrivals)
+        if not self._proven:
+            self._from = None
+            if now >= self._hold_until and rest_s >= _TRIAL_PAYS * elapsed:
                 self._base = rate
-                self._hold_s = self._HOLD_S
                 self._grow()
-            else:
-                self._target = max(1, self._target - 1)
-                self._rest(now)
-        elif now >= self._hold_until and rest_s >= _TRIAL_PAYS * elapsed:
-            self._base = rate
-            self._grow()
-        return self._target != before
+            return
+        needed = self._base * (1 + min(self.gain, (self._target - self._proven) / self._proven / 2))
+        if rate - noise >= needed:
+            self._paid(rate)
+        elif self._rising or over or rate + noise < needed:
+            self._failed(now)
+
+    def _paid(self, rate: float) -> None:
+        self._base = rate
+        self._hold_s = self._HOLD_S
+        if self._rising:
+            self._step *= 2
+        self._grow()
+
+    def _failed(self, now: float) -> None:
+        self._target, self._proven, self._from = max(1, self._proven), 0, None
+        self._rising = False
+        self._step //= 2
+        if not self._step:
+            self._rest(now)
 
     def _grow(self) -> None:
+        self._from, self._proven = None, 0
         if self._target < self.limit:
-            self._target += 1
-            self._trying = True
+            self._proven = self._target
+            self._target = min(self.limit, self._target + self._step)
 
     def _rest(self, now: float) -> None:
-        self._trying = False
-        self._from = None
+        self._proven, self._from = 0, None
+        self._step, self._rising = 1, True
         self._hold_until = now + self._hold_s
         self._hold_s = min(self._HOLD_MAX_S, self._hold_s * 2)

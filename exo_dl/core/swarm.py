@@ -128,7 +128,7 @@ class Swarm:
         rng: random.Random,
         max_peer_fetches: int = MAX_PEER_FETCHES,
         max_per_peer: int = 2,
-        max_hub_slots: int = 4,
+        max_hub_slots: int = 8,
         hub_bytes_per_s_guess: float = 0.0,
         reread_gain: float = 1.0,
     ) -> None:

@@ -110,6 +110,19 @@ def lab(
     return cluster, nodes
 
 
+def test_a_hub_that_limits_each_connection_is_read_over_as_many_as_fill_the_link() -> None:
+    """Five of them do, and it took 1.28 of the least time while they were tried one by one."""
+    manifest = model(size_bytes=2048 << 20, files=4)
+    cluster = Cluster(manifest)
+    for name in ("n0", "n1"):
+        spec = NodeSpec(name, 200 * MBIT, 10_000 * MBIT, 10_000 * MBIT, hub_connection=40 * MBIT)
+        cluster.add(SimNode(cluster, spec, manifest, want=mask(0, manifest.piece_count), seed=1))
+    report = cluster.run(until_s=100)
+    assert report.complete
+    assert report.hub_ratio <= 1.01
+    assert report.ratio <= 1.10
+
+
 def test_what_one_node_holds_is_not_read_from_the_hub() -> None:
     cluster, nodes = lab(3)
     nodes[2].disk = nodes[2].initially = mask(0, cluster.manifest.piece_count)
