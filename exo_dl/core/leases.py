@@ -7,6 +7,7 @@ would end last; when no tail can be taken it doubles up the last pieces of a nod
 
 - A piece is leased to one node at a time, except for those last pieces (at most 0.5 % of what is needed).
 - A lease ends by `LeaseEnded`, by `NodeLost`, by standing still, or by a `Cut` to nothing; its rest is free at once.
+- What a node tells when it joins, again or for the first time, is all that it holds: it may have lost what it read.
 - An ask is answered once, at once or later; a new ask of the same connection replaces it.
 - Events about leases that do not stand are ignored: they are late.
 - What only a lost node held stays in doubt until the others have told what they hold (or 2 s): exchange between nodes
@@ -192,7 +193,7 @@ class LeaseTable:
             if not self._leases.knows(held.lease_id):
                 self._adopt(event.node, held, event.hub_bytes_per_s / len(event.leases), now)
             elif (same := self._leases.get(held.lease_id, event.node)) is not None:
-                self._moved(same, held.position, same.rate, now)
+                self._moved(same, held.position, same.rate, now, have=event.have)
                 self._granting.answered(same, held.end, now)
         for lease in self._leases if self._leases.leased & event.have else ():
             if lease.rest & self._book.held:
@@ -227,14 +228,15 @@ class LeaseTable:
             self._unanswered = set(self._book.nodes)
             self._actions.append(QueryHave(tuple(sorted(self._unanswered))))
 
-    def _moved(self, lease: Lease, position: int, rate: float, now: float) -> None:
+    def _moved(self, lease: Lease, position: int, rate: float, now: float, *, have: int = -1) -> None:
+        """A lease is at ``position``. What it read is held, but for what is not in ``have``."""
         advances = lease.position < position <= self._manifest.piece_count
         if rate > 0 and (advances or not lease.rate):
             lease.rate = rate = self._granting.bounded(lease, position, rate, now) if advances else rate
             self._book.measured(lease.node, lease.slot, rate)
         if not advances:
             return
-        done = mask(lease.position, position)
+        done = mask(lease.position, position) & have
         self._granting.read(lease, position, now)
         self._book.add(lease.node, done)
         self._leases.advance(lease, position)

@@ -178,6 +178,16 @@ def test_doubt_about_pieces_ends_after_two_seconds() -> None:
     assert any(isinstance(a, Grant) for a in bench.send(Tick(), at=2.5))
 
 
+def test_what_a_node_has_lost_is_free_though_its_lease_is_past_it() -> None:
+    bench = Bench(size_mib=64)
+    bench.join("a", rate=10e6)
+    lease = bench.ask("a", rate=10e6)
+    past = HeldLease(lease.lease_id, lease.first, lease.end, lease.first + 2)
+    bench.send(NodeJoined("a", 0, 0, bench.every, (past,), 10e6))
+    bench.join("b", rate=10e6)
+    assert bench.ask("b", rate=10e6).first == lease.first
+
+
 def test_a_lease_that_stands_still_goes_to_others() -> None:
     bench = Bench(size_mib=64)
     bench.join("a", rate=10e6)
