@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable
 from itertools import chain
 
@@ -39,14 +40,21 @@ class _Fetch:
         self.given_up = False
         self._done: set[int] = set()
         self.targets = targets
-        self.void = False
+        self._lock = threading.Lock()
+        self._void = False
 
     def record(self, piece: int, digest: bytes) -> None:
         """Called in the pool's thread: the piece is written. KeyError where it is wanted no more."""
-        if self.void:
-            raise KeyError(piece)
-        self._store.record(piece, digest)
+        with self._lock:
+            if self._void:
+                raise KeyError(piece)
+            self._store.record(piece, digest)
         self._done.add(piece)
+
+    def void(self) -> None:
+        """Nothing more is recorded. A piece that is being recorded now is, when this returns."""
+        with self._lock:
+            self._void = True
 
     @property
     def brought(self) -> bool:
@@ -172,7 +180,7 @@ class Transfers:
         """The fetches of any of these pieces shall end now, and nothing more of them is taken."""
         for fetch_id, fetch in list(self._fetches.items()):
             if any(pieces >> target.piece & 1 for target in fetch.targets):
-                fetch.void = True
+                fetch.void()
                 self._pool.cancel(self._job_id(fetch_id))
 
     def cancel_all(self) -> None:
