@@ -68,6 +68,7 @@ class Voice:
         self._near = Neighbourhood(spec.pull_id, me)
         self._told: set[str] = set()
         self._asked: dict[str, float] = {}
+        self._askers: dict[str, asyncio.TimerHandle] = {}
         self._announcing = Announcing(worker.swarm)
         self._neighbourhood = Neighbourhood(spec.pull_id, me, alike=spec.placement is None)
         self._places = self._neighbourhood.places
@@ -77,7 +78,7 @@ class Voice:
     def close(self) -> None:
         """Says nothing more."""
         self._closed = True
-        for timer in (self._timer, self._later_timer):
+        for timer in (self._timer, self._later_timer, *self._askers.values()):
             if timer is not None:
                 timer.cancel()
 
@@ -159,17 +160,28 @@ class Voice:
             self._send(node, pb.LinkMessage(suspect=body))
 
     def asked_for_map(self, node: str) -> None:
-        """A peer wants to hear again what this node holds: told now and then only, as a map can be large."""
-        now = self._loop.time()
-        if now - self._asked.get(node, float("-inf")) >= _MAP_EVERY_S:
-            self._asked[node] = now
-            self.tell_map(node, again=True)
+        """A peer wants to hear again what this node holds: told now and then only, as a map can be large.
+
+        One that asks again too soon is told later: it has dropped what it was told before.
+        """
+        at = self._asked.get(node, float("-inf")) + _MAP_EVERY_S
+        if self._loop.time() >= at:
+            self._tell_again(node)
+        elif node not in self._askers and not self._closed:
+            self._askers[node] = self._loop.call_at(at, self._tell_again, node)
+
+    def _tell_again(self, node: str) -> None:
+        self._askers.pop(node, None)
+        self._asked[node] = self._loop.time()
+        self.tell_map(node, again=True)
 
     def forget(self, node: str) -> None:
         """The link to ``node`` is gone: it is told everything again when it is back."""
         self._told.discard(node)
         self._newcomers.discard(node)
         self._asked.pop(node, None)
+        if (timer := self._askers.pop(node, None)) is not None:
+            timer.cancel()
 
     def met(self, node: str) -> None:
         """A link to ``node`` stands: a neighbour is told what this node holds, all what all others heard last."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,7 @@ class Speaker:
         )
         self.others = [f"n{index}" for index in range(others)]
         self.said: list[tuple[str, bool, int]] = []
+        self.maps: asyncio.Queue[str] = asyncio.Queue()
         self.shown: list[int] = []
         self.voice = Voice(
             spec,
@@ -55,6 +57,8 @@ class Speaker:
         if message.WhichOneof("body") == "node_progress":
             word = message.node_progress
             self.said.append((node, word.brief, word.bytes_done))
+        elif message.WhichOneof("body") == "have_map":
+            self.maps.put_nowait(node)
 
     def says(self, done: int) -> list[tuple[str, bool, int]]:
         """What it says when it has got so far."""
@@ -96,3 +100,17 @@ async def test_a_node_that_comes_hears_what_all_others_heard() -> None:
     assert all(brief for _, brief, _ in said[1:])
     assert ("late", False, 1) not in speaker.says(3), "once"
     speaker.voice.close()
+
+
+async def test_who_asks_for_a_map_again_at_once_is_told_again_later_and_once() -> None:
+    """It dropped what it was told between: unheard it would wait for pieces that it believes nobody has."""
+    speaker = Speaker(2)
+    for node in ("n0", "n0", "n0", "n1"):
+        speaker.voice.asked_for_map(node)
+    assert [speaker.maps.get_nowait(), speaker.maps.get_nowait()] == ["n0", "n1"] and speaker.maps.empty()
+    speaker.voice.asked_for_map("n1")
+    speaker.voice.forget("n1")
+    assert await asyncio.wait_for(speaker.maps.get(), 5) == "n0"
+    speaker.voice.asked_for_map("n0")
+    speaker.voice.close()
+    assert speaker.maps.empty()
