@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 from exo_dl.core import swarm as core
@@ -55,12 +56,18 @@ class Doubts:
         self._swarm = swarm
         self._ports = ports
         self._drop = drop
+        self._spoilt: Counter[int] = Counter()
 
     def corrupt(self, index: int, pieces: int) -> None:
         """The digest of a blob was wrong; ``pieces`` are those that may be."""
         blob, whole = self._manifest.blobs[index], self._worker.readings.pieces(index)
         if whole & ~self._swarm.have:
             # The digest was of a reading that was dropped meanwhile.
+            self._drop(pieces)
+            return
+        if pieces != whole and self._spoilt[index] < MAX_READINGS:
+            # The disk has other bytes than those that came, by a late writer: nothing speaks against the reading.
+            self._spoilt[index] += 1
             self._drop(pieces)
             return
         reading = self._worker.readings.of(index)

@@ -42,6 +42,7 @@ class DoubtingNode(SimNode):
         readings: which reading of each file it works on.
         testimony: who said what.
         verified: pieces of files that have the hub's digest.
+        spoilt: pieces that a late writer is about to spoil on its disk.
         error: why its part ended.
     """
 
@@ -53,7 +54,7 @@ class DoubtingNode(SimNode):
         table: Any = self.pieces
         self.testimony = Testimony(table, banned=lambda peer: None)
         self.error: ExoDlError | None = None
-        self.verified = 0
+        self.verified = self.spoilt = 0
         self._checks: dict[int, int] = {}
         self._void: set[int] = set()
         self._doubts: Doubts | None = None
@@ -67,12 +68,12 @@ class DoubtingNode(SimNode):
         for peer in self.neighbours():
             self.send(peer, Message("suspect", (self.name, index, reading)))
 
-    def _corrupt(self, index: int) -> None:
+    def _corrupt(self, index: int, pieces: int) -> None:
         if self._doubts is None:
             assert self.swarm is not None
             ports: Any = SimpleNamespace(suspect=self._suspect, fault=self.count.faults.append)
             self._doubts = Doubts(self.manifest, self, swarm=self.swarm, ports=ports, drop=self._drop)
-        self._doubts.corrupt(index, self.readings.pieces(index))
+        self._doubts.corrupt(index, pieces)
 
     def _drop(self, pieces: int, *, everywhere: bool = False) -> None:
         for transfer in list(self.wire.transfers.values()):
@@ -136,8 +137,11 @@ class DoubtingNode(SimNode):
         if check != self._checks[index] or self.swarm is None:
             return
         pieces = range(blob.first_piece, blob.end_piece)
-        if any(self.pieces.digest(piece) != _digest(piece, wrong=False) for piece in pieces):
-            self._corrupt(index)
+        if spoilt := self.spoilt & self.readings.pieces(index):
+            self.spoilt &= ~spoilt
+            self._corrupt(index, spoilt)
+        elif any(self.pieces.digest(piece) != _digest(piece, wrong=False) for piece in pieces):
+            self._corrupt(index, self.readings.pieces(index))
         else:
             self.verified |= self.readings.pieces(index)
 
@@ -210,7 +214,7 @@ class WrongCluster(WatchedCluster):
 
 
 def cluster_with_a_wrong_piece(seed: int) -> WrongCluster:
-    """A small cluster, drawn from ``seed``."""
+    """A small cluster, drawn from ``seed``; one piece is wrong when the hub is asked for it first."""
     rng = random.Random(seed)
     manifest = model(size_bytes=rng.randint(6, 48) << 20, files=rng.randint(1, 4), seed=seed)
     options: dict[str, Any] = {
