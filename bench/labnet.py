@@ -212,6 +212,10 @@ class LabNet:
         """IPv4 address of a node on the second LAN."""
         return f"10.70.0.{self._number(node) + 10}"
 
+    def hub_address(self, node: str) -> str:
+        """IPv4 address of a node on its link to the hub: what the hub's log calls it."""
+        return f"10.80.{self._number(node)}.2"
+
     def _number(self, node: str) -> int:
         return next(number for number, plan in enumerate(self.nodes) if plan.name == node)
 
@@ -235,6 +239,10 @@ class LabNet:
     def set_lan_link(self, node: str, *, up: bool) -> None:
         """Unplugs a node's LAN port at the switch, or plugs it in again."""
         self._script("fabric", f"ip link set l{self._number(node)} {'up' if up else 'down'}")
+
+    def set_lan_side(self, node: str, *, apart: bool) -> None:
+        """Moves a node's LAN port to a second switch, or back: nodes that are apart reach each other and no others."""
+        self._script("fabric", f"ip link set l{self._number(node)} master {'apart' if apart else 'lan'}")
 
     def received_bytes(self, node: str, device: str) -> int:
         """Bytes that a node's device ("lan0", "slow0", "wan0") has received, frames and all."""
@@ -342,7 +350,7 @@ class LabNet:
 
 # Forwarding at once, multicast to every port: a plain switch. null0 is where dropped frames go (its peer stays down).
 _SWITCH_SCRIPT = """
-for bridge in lan slow; do
+for bridge in lan slow apart; do
     ip link add $bridge type bridge mcast_snooping 0 stp_state 0 forward_delay 0
     ip link set $bridge up
 done

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
+import contextlib
 from collections.abc import Iterable
 from functools import partial
 
 import grpc
+import pytest
 
-from bench.cluster import Command, Node, wait_until
+from bench.cluster import Command, CommandError, Node, wait_until
 from bench.lab import Lab
+from bench.models import LabModel
+from bench.served import summarize
 from exo_dl.rpc.v1 import pull_pb2, pull_pb2_grpc
 from tests.one_view import Document, by_name
 
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+SILENCE_S = 5.0 + 1.0 + 0.3 + 1.0
+"""When a coordinator that says nothing any more is replaced, as a command shows it: a link ends after 5 s without a
+word, looked at once a second; the next in order waits 0.3 s before it claims; a command prints once a second."""
+SLACK_S = 2.0
+"""For a machine that has other work."""
 
 
 def done(view: Document, *names: str) -> bool:
@@ -30,6 +35,35 @@ def watch_on(nodes: Iterable[Node], pull_id: str) -> list[Command]:
         wait_until(partial(knows, node, pull_id), timeout_s=10, what=f"{node.name} knows of the pull")
         commands.append(node.launch("status", pull_id, "--watch", "--json"))
     return commands
+
+
+def others(lab: Lab, *names: str) -> list[Node]:
+    """The lab's nodes but the named ones."""
+    return [node for name, node in lab.nodes.items() if name not in names]
+
+
+def all_done(lab: Lab, command: Command) -> None:
+    """Waits until each node shows the pull as done everywhere, also where it had ended without a node before."""
+    pull_id = command.documents()[-1]["pull_id"]
+    for node in lab.nodes.values():
+        wait_until(
+            partial(shows_done, node, pull_id, len(lab.nodes)), timeout_s=40, what=f"{node.name} shows the pull as done"
+        )
+    with contextlib.suppress(CommandError):
+        command.wait()
+
+
+def hub_bytes(lab: Lab, model: LabModel) -> float:
+    """What the hub served in all, as a multiple of the model."""
+    lab.stop_hub()
+    return summarize(lab.requests()).total_bytes / model.size_bytes
+
+
+def failed_pull(command: Command) -> CommandError:
+    """Waits for the end of a command that must fail; how it did."""
+    with pytest.raises(CommandError) as caught:
+        command.wait()
+    return caught.value
 
 
 def knows(node: Node, pull_id: str) -> bool:
@@ -64,29 +98,9 @@ def wait_for_other_coordinator(watcher: Command, *lost: str, timeout_s: float = 
     return str(coordinator_of(watcher))
 
 
-def takeover_s(lab: Lab, name: str, lost_at: float) -> float | None:
-    """Seconds from ``lost_at`` (`time.time`) until another node asked the hub for what ``name`` was reading then.
-
-    To be called when the hub's log is whole. None where nothing of it was left, infinite where nobody asked for it.
-    """
-    address = f"10.80.{[plan.name for plan in lab.net.nodes].index(name)}.2"
-    rest: list[tuple[str, int]] = []
-    first_asked: float | None = None
-    lines = [json.loads(line) for line in lab.hub_log.read_text(encoding="utf-8").splitlines() if line]
-    for line in lines:
-        found = _RANGE.match(line["range"] or "")
-        if found and line["client"] == address and line["time"] >= lost_at - 0.2:
-            at = int(found[1]) + line["bytes"]
-            if found[2] and at < int(found[2]):
-                rest.append((line["path"].split("?")[0], at))
-    for line in lines:
-        found = _RANGE.match(line["range"] or "")
-        asked = line["time"] - line["seconds"]
-        if not found or line["client"] == address or asked < lost_at:
-            continue
-        first, end = int(found[1]), int(found[2] or 1 << 62)
-        if any(line["path"].split("?")[0] == path and first <= at + (1 << 20) and at <= end for path, at in rest):
-            first_asked = min(asked, first_asked or asked)
-    if not rest:
-        return None
-    return first_asked - lost_at if first_asked is not None else math.inf
+def coordinated_since(watcher: Command, *lost: str) -> float:
+    """When a watcher first told that a node not among ``lost`` coordinates, `time.time`."""
+    for view in watcher.documents():
+        if {node["id"]: node["name"] for node in view["nodes"]}.get(view["coordinator_id"]) not in (None, *lost):
+            return float(view["started_at_s"] + view["wall_s"])
+    raise AssertionError(f"it told of no other coordinator than {lost}")

@@ -5,30 +5,38 @@ Links to the hub of 80 Mbit/s make the pull last about 5 s, so that there is a m
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench.cluster import Command, CommandError, Node, wait_until
+from bench.cluster import wait_until
 from bench.lab import Lab
 from bench.labnet import payload_bytes_per_s
 from bench.models import LabModel, check_copy
 from bench.served import summarize
 from tests.lab.conftest import MakeLab, plans
-from tests.lab.recovery import done, shows_done, takeover_s, wait_for_other_coordinator, watch_on
+from tests.lab.holdings import IN_FLIGHT_BYTES, held_by, left_lying
+from tests.lab.recovery import (
+    coordinated_since,
+    done,
+    failed_pull,
+    hub_bytes,
+    others,
+    wait_for_other_coordinator,
+    watch_on,
+)
 from tests.one_view import by_name, check_one_view, check_progress, check_same_events
 
 pytestmark = pytest.mark.timeout(180)
 
 HUB_MBIT = 80.0
 TAKEOVER_S = 5.0
+# What a lost node was reading is given out anew, is read last, and a command tells of the end once a second.
+NOTICED_S = 3.0
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), Path("/usr/lib/faketime/libfaketime.so.1"))
 
 
@@ -39,31 +47,10 @@ def lab(make_lab: MakeLab) -> Lab:
     return lab
 
 
-def others(lab: Lab, *names: str) -> list[Node]:
-    return [node for name, node in lab.nodes.items() if name not in names]
-
-
-def all_done(lab: Lab, command: Command) -> None:
-    """Waits until each node shows the pull as done everywhere, also where it had ended without a node before."""
-    pull_id = command.documents()[-1]["pull_id"]
-    for node in lab.nodes.values():
-        wait_until(
-            partial(shows_done, node, pull_id, len(lab.nodes)), timeout_s=40, what=f"{node.name} shows the pull as done"
-        )
-    with contextlib.suppress(CommandError):
-        command.wait()
-
-
-def hub_bytes(lab: Lab, model: LabModel) -> float:
-    """What the hub served in all, as a multiple of the model."""
-    lab.stop_hub()
-    return summarize(lab.requests()).total_bytes / model.size_bytes
-
-
-def failed_pull(command: Any) -> CommandError:
-    with pytest.raises(CommandError) as caught:
-        command.wait()
-    return caught.value
+def carried(lab: Lab, *names: str) -> float:
+    """Payload bytes that the hub links of these nodes have carried so far, as the nodes' own devices count them."""
+    part = payload_bytes_per_s(8.0) / 1e6  # of a frame's bytes
+    return part * sum(lab.net.received_bytes(name, "wan0") for name in names)
 
 
 @pytest.mark.parametrize("starter", ["n1", "n3"], ids=["coordinator-lives", "coordinator-killed"])
@@ -72,15 +59,22 @@ def test_what_a_killed_node_was_to_read_goes_to_the_others(lab: Lab, model: LabM
     if starter == "n3":
         lab.nodes["n3"].json("pull", model.repo, "--no-wait")
     watcher = lab.nodes["n1"].launch("pull", model.repo, "--json")
-    watcher.wait_for_share(0.1)
+    wait_until(lambda: watcher.documents() != [], timeout_s=10, what="the pull has begun")
     pull_id = watcher.documents()[-1]["pull_id"]
     watchers = watch_on([lab.nodes["n2"], lab.nodes["n4"]], pull_id)
-    watcher.wait_for_share(0.5)
+    rest = ("n1", "n2", "n4")
+    wait_until(lambda: carried(lab, *lab.nodes) > 0.2 * model.size_bytes, timeout_s=30, what="a fifth is read")
+    early, carried_early = time.monotonic(), carried(lab, *rest)
+    wait_until(lambda: carried(lab, *lab.nodes) > 0.5 * model.size_bytes, timeout_s=30, what="half is read")
+    carried_then = carried(lab, *rest)
+    unread_bytes = model.size_bytes - carried(lab, *lab.nodes)
     lab.nodes["n3"].kill()
     killed_at, killed_time = time.monotonic(), time.time()
-    if starter == "n3":
-        wait_for_other_coordinator(watchers[0], "n3", timeout_s=TAKEOVER_S)
-        print(f"another node coordinates after {time.monotonic() - killed_at:.2f} s")
+    held = held_by(others(lab, "n3"), model)
+    wait_until(lambda: carried(lab, *rest) > carried_then + 0.3 * model.size_bytes, timeout_s=30, what="they go on")
+    before = (carried_then - carried_early) / (killed_at - early)
+    after = (carried(lab, *rest) - carried_then) / (time.monotonic() - killed_at)
+    print(f"the others' hub links carried {before / 1e6:.1f} MB/s before and {after / 1e6:.1f} MB/s after the kill")
     watcher.wait_for(lambda view: done(view, "n1", "n2", "n4"), timeout_s=60, what="the other three are done")
     left_s = time.monotonic() - killed_at
     for node in others(lab, "n3"):
@@ -100,16 +94,22 @@ def test_what_a_killed_node_was_to_read_goes_to_the_others(lab: Lab, model: LabM
     check_one_view(watchers)
     events = check_same_events(others(lab, "n3"), pull_id)
     assert any("n3" in event and "its share goes to the others" in event for event in events), events
-    # Half of the model was left for three links; and nobody notices a death at once.
-    least_s = 0.5 * model.size_bytes / (3 * payload_bytes_per_s(HUB_MBIT))
     assert ended_s <= max(left_s, 5.0) + 3.0, "the pull waits 5 s from the loss, and no longer"
+    if starter == "n3":
+        taken_s = coordinated_since(watchers[0], "n3") - killed_time
+        print(f"another node coordinates after {taken_s:.2f} s")
+        assert taken_s <= TAKEOVER_S
+    ratio, left = hub_bytes(lab, model), left_lying(lab, "n3", held)
+    print(f"{left.bytes} bytes that it was reading: others had asked after {left.asked_s:.2f} s; hub {ratio:.3f}")
+    assert left.bytes > 0
+    assert left.asked_s <= TAKEOVER_S
     # What n3 had read and not yet passed on is read again, and nothing else.
-    assert hub_bytes(lab, model) <= 1.05
-    taken_s = takeover_s(lab, "n3", killed_time)
-    print(f"after the kill: {left_s:.2f} s, at least {least_s:.2f} s; the command ended after {ended_s:.2f} s;")
-    print(f"what n3 was reading was asked for by another after {taken_s or 0.0:.2f} s")
-    assert taken_s is None or taken_s <= TAKEOVER_S
-    assert left_s <= 1.15 * least_s + TAKEOVER_S
+    assert ratio * model.size_bytes <= model.size_bytes + left.sent + IN_FLIGHT_BYTES
+    # What is lost is the share of n3: the others read on as before. Nobody notices a death at once.
+    assert after >= 0.8 * before
+    rate = min(before, len(rest) * payload_bytes_per_s(HUB_MBIT))
+    print(f"the others were done after {left_s:.2f} s; at the rate that they had it takes {unread_bytes / rate:.2f} s")
+    assert left_s <= 1.15 * unread_bytes / rate + NOTICED_S
 
 
 def test_two_coordinators_in_a_row_may_die(lab: Lab, model: LabModel) -> None:
@@ -148,23 +148,6 @@ def test_a_killed_node_that_comes_back_keeps_what_it_had(lab: Lab, model: LabMod
     assert hub_bytes(lab, model) <= 1.05
 
 
-def test_a_stopped_node_holds_nobody_up_and_catches_up_when_it_goes_on(lab: Lab, model: LabModel) -> None:
-    watcher = lab.nodes["n1"].launch("pull", model.repo, "--json")
-    watcher.wait_for_share(0.3)
-    lab.nodes["n4"].pause()
-    stopped_at, stopped_time = time.monotonic(), time.time()
-    try:
-        watcher.wait_for(lambda view: done(view, "n1", "n2", "n3"), timeout_s=25, what="the other three are done")
-    finally:
-        lab.nodes["n4"].resume()
-    print(f"the others were done {time.monotonic() - stopped_at:.2f} s after n4 was stopped")
-    all_done(lab, watcher)
-    for node in lab.nodes.values():
-        check_copy(model, node.home)
-    assert hub_bytes(lab, model) <= 1.05
-    print(f"its lease was asked for by another after {takeover_s(lab, 'n4', stopped_time) or 0.0:.2f} s")
-
-
 def test_a_node_whose_hub_link_breaks_still_ends_with_the_model(lab: Lab, model: LabModel) -> None:
     watcher = lab.nodes["n1"].launch("pull", model.repo, "--json")
     watcher.wait_for_share(0.3)
@@ -173,22 +156,6 @@ def test_a_node_whose_hub_link_breaks_still_ends_with_the_model(lab: Lab, model:
     for node in lab.nodes.values():
         check_copy(model, node.home)
     assert hub_bytes(lab, model) <= 1.03
-
-
-def test_a_split_network_heals(lab: Lab, model: LabModel) -> None:
-    """n4 is cut off the LAN and keeps its hub link; when the LAN is back it ends with the model, whoever read it."""
-    watcher = lab.nodes["n1"].launch("pull", model.repo, "--json")
-    watcher.wait_for_share(0.3)
-    lab.net.set_lan_link("n4", up=False)
-    wait_until(
-        lambda: "n4" not in lab.nodes["n1"].up_peers(), timeout_s=TAKEOVER_S + 5, what="n1 notices that n4 is gone"
-    )
-    lab.net.set_lan_link("n4", up=True)
-    healed_at = time.monotonic()
-    all_done(lab, watcher)
-    print(f"all nodes had the model, and said so, {time.monotonic() - healed_at:.2f} s after the split had healed")
-    for node in lab.nodes.values():
-        check_copy(model, node.home)
 
 
 def test_work_moves_when_a_link_becomes_ten_times_slower(lab: Lab, model: LabModel) -> None:
