@@ -41,13 +41,14 @@ def plans(*hub_mbit: float | None, lan_mbit: float = LAN_MBIT) -> list[NodePlan]
 
 @pytest.fixture
 def make_lab(model: LabModel, tmp_path: Path) -> Iterator[MakeLab]:
-    """Makes a lab with the model on its hub; daemons are not started yet. All ends with the test."""
+    """Makes a lab with the model (or another one) on its hub, and no daemon started yet. All ends with the test."""
     labs: list[Lab] = []
     with contextlib.ExitStack() as stack:
 
         def make(nodes: Sequence[NodePlan] | None = None, **options: Any) -> Lab:
             make_it = faulty_lab if options.pop("faulty", False) else nginx_lab
-            lab = make_it(nodes or plans(*[HUB_MBIT] * 4), model, folder=tmp_path, **options)
+            on_hub = options.pop("model", model)
+            lab = make_it(nodes or plans(*[HUB_MBIT] * 4), on_hub, folder=tmp_path, **options)
             labs.append(stack.enter_context(lab))
             return lab
 
