@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 from exo_dl.core import leases as core
 from exo_dl.core.manifest import Manifest
-from exo_dl.errors import ProtocolError
+from exo_dl.errors import ExoDlError, ProtocolError
 from exo_dl.net import wire
 from exo_dl.rpc.v1 import swarm_pb2 as pb
+from exo_dld.driving import Driver
 
 __all__ = ["Coordinator"]
 
@@ -42,7 +43,8 @@ class Coordinator:
         want_of: the pieces that a node may want.
         send: puts a message on the way to a node, this one included.
         on_fault: one line for a person about something that went wrong and was dealt with.
-        on_hopeless: the pull cannot end, and why: no live node holds what is missing and none can read it.
+        on_hopeless: the pull cannot end, and why: no live node holds what is missing and none can read it,
+            or the lease table broke.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Coordinator:
         self._loop = asyncio.get_running_loop()
         rng = random.Random(f"{pull_id}/{epoch}")  # noqa: S311
         self._table = core.LeaseTable(manifest, rng=rng, epoch=epoch, expected=expected)
+        self._driver = Driver[core.LeaseEvent, core.LeaseAction](self._table, pull_id=pull_id, broken=self._broken)
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: dict[str, _Refusal] = {}
         self._joined: set[str] = set()
@@ -141,9 +144,14 @@ class Coordinator:
         if self._closed:
             return
         now = self._loop.time()
-        for action in self._table.handle(event, now):
+        for action in self._driver.handle(event, now):
             self._apply(action)
-        self._arm()
+        if not self._closed:
+            self._arm()
+
+    def _broken(self, error: ExoDlError) -> None:
+        self.close()
+        self._on_hopeless(str(error))
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -21,6 +21,7 @@ from exo_dl.store import events
 from exo_dl.store.pullstore import PullStore, StoreEvent
 from exo_dld.alarm import Alarm
 from exo_dld.doubts import Doubts
+from exo_dld.driving import Driver
 from exo_dld.gated import OwnAccess
 from exo_dld.helping import Eviction, Helping
 from exo_dld.hubcheck import HubCheck
@@ -85,7 +86,8 @@ class Worker:
         self._manifest, self._want, self._ports = manifest, want, ports
         self.check, self._revision, self._access, self._helping = check, revision, access, helping
         self.store = make_store(self._store_event)
-        self._swarm = core.Swarm(
+        # To be read by others; only the driver hands it events.
+        self.swarm = core.Swarm(
             manifest,
             node=node_id,
             want=want,
@@ -94,6 +96,7 @@ class Worker:
             hub_bytes_per_s_guess=rate_guess,
             reread_gain=_REREAD_GAIN,
         )
+        self._driver = Driver[core.SwarmEvent, core.SwarmAction](self.swarm, pull_id=pull_id, broken=self.fail)
         self._hubside: HubSide | None = None
         if manifest.piece_count:
             self._hubside = make_hubside(
@@ -119,7 +122,7 @@ class Worker:
         self._complete = self._closed = False
         self._awaited, self._unpublished = self.store.awaited, self.store.awaited
         self.readings = Readings(manifest)
-        self._doubts = Doubts(manifest, self, swarm=self._swarm, ports=ports, drop=self._drop)
+        self._doubts = Doubts(manifest, self, swarm=self.swarm, ports=ports, drop=self._drop)
         self._eviction = Eviction(helping, self, linked=ports.peer_address, start=self._start)
         # What peers and the coordinator say before the store is open, for it has no place for pieces yet.
         self._waiting: list[core.SwarmEvent] | None = []
@@ -194,13 +197,13 @@ class Worker:
         self._end_leases(core.LeaseResult.RETURNED, "the node leaves")
 
     def _end_leases(self, result: core.LeaseResult, detail: str) -> None:
-        for lease in self._swarm.held_leases():
+        for lease in self.swarm.held_leases():
             self._ports.to_coordinator(core.EndLease(lease.lease_id, lease.position, result, 0.0, detail))
 
     def slowed(self, bytes_per_s: float) -> None:
         """The hub may be read at this rate only: tells the coordinator, which would take the leases for stalled."""
-        leases = self._swarm.held_leases()
-        if self._swarm.hub_bytes_per_s > bytes_per_s:
+        leases = self.swarm.held_leases()
+        if self.swarm.hub_bytes_per_s > bytes_per_s:
             for lease in leases:
                 rate = bytes_per_s / len(leases)
                 self._ports.to_coordinator(core.ReportLease(lease.lease_id, lease.position, rate, lease.end))
@@ -208,14 +211,9 @@ class Worker:
     # -- what it knows ------------------------------------------------------------------------------------------------
 
     @property
-    def swarm(self) -> core.Swarm:
-        """The machine, to be read only."""
-        return self._swarm
-
-    @property
     def bytes_done(self) -> int:
         """Verified bytes of what this node wants."""
-        return self._manifest.set_bytes(self._swarm.have & self._want)
+        return self._manifest.set_bytes(self.swarm.have & self._want)
 
     # -- events from elsewhere ----------------------------------------------------------------------------------------
 
@@ -226,7 +224,7 @@ class Worker:
         if self._waiting is not None:
             self._waiting.append(event)
             return
-        for action in self._swarm.handle(event, self._loop.time()):
+        for action in self._driver.handle(event, self._loop.time()):
             self._apply(action)
         self._arm()
         if isinstance(event, core.PeerHas):
@@ -242,7 +240,7 @@ class Worker:
         self._apply(ask)
 
     def _arm(self) -> None:
-        self._alarm.set(None if self._over else self._swarm.next_deadline())
+        self._alarm.set(None if self._over else self.swarm.next_deadline())
 
     def _store_event(self, event: StoreEvent) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the daemon is stopping
@@ -287,7 +285,7 @@ class Worker:
         if verified or reading < self.readings.of(index) or self._over:
             return
         # Where all of it is here, and wanted, its own digest decides in a moment.
-        if index not in self._awaited or whole & ~self._swarm.have:
+        if index not in self._awaited or whole & ~self.swarm.have:
             self.readings.begin(index, reading + 1)
             if self._waiting is None:
                 self._drop(whole, everywhere=True)
@@ -336,7 +334,7 @@ class Worker:
                 self._transfers.trim(fetch_id, end)
             case core.CancelFetch(fetch_id):
                 self._transfers.cancel(fetch_id)
-            case core.AskLease() if self._helping.parks(action, self._swarm.have):
+            case core.AskLease() if self._helping.parks(action, self.swarm.have):
                 pass
             case core.AskLease() | core.ReportLease() | core.EndLease():
                 self._ports.to_coordinator(action)

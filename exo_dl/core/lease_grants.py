@@ -243,7 +243,8 @@ class Granting:
         return seconds_left(self._costs, lease, self.rate(lease, now), now)
 
     def _grant(self, ask: Ask, first: int, end: int, now: float, *, duplicate: bool) -> None:
-        lease_id = next(self._ids)
+        # One that was adopted from a coordinator of the same epoch may have the next number.
+        lease_id = next(i for i in self._ids if not self._leases.knows(i))
         rate = self._book.known_rate(ask.node, ask.slot)
         self._leases.add(Lease(lease_id, ask.node, ask.slot, first, end, first, rate, now, now, duplicate))
         self._readers.stand(len(self._leases), now)

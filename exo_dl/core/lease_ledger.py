@@ -8,13 +8,29 @@ from exo_dl.core.lease_policy import Lease
 from exo_dl.core.lease_types import LeaseView
 from exo_dl.core.pieces import mask
 
-__all__ = ["LeaseLedger"]
+__all__ = ["LeaseLedger", "LedgerError"]
 
 _YOUNG_S = 0.5  # before its first word nobody knows how far a lease is
 
 
+class LedgerError(Exception):
+    """A lease was to take a step that it cannot take: it began twice, ended twice, or went back. Nothing was changed.
+
+    Args:
+        what: one sentence.
+        lease: which.
+    """
+
+    def __init__(self, what: str, lease: Lease) -> None:
+        super().__init__(what)
+        self.lease = lease
+
+
 class LeaseLedger:
     """All leases of a pull.
+
+    Each lease is added once, advances and is shortened while it stands, and is dropped once: any other step raises
+    `LedgerError`.
 
     Attributes:
         leased: pieces that some lease is still to read.
@@ -62,6 +78,10 @@ class LeaseLedger:
 
     def add(self, lease: Lease) -> None:
         """A new lease; ``slot`` below 0 where it is not known."""
+        if lease.lease_id in self._leases:
+            raise LedgerError(f"Lease {lease.lease_id} began and stands already.", lease)
+        if self.busy(lease.node, lease.slot):
+            raise LedgerError(f"Lease {lease.lease_id} began on connection {lease.slot}, which holds another.", lease)
         self._leases[lease.lease_id] = lease
         if lease.slot >= 0:
             self._slots[lease.node, lease.slot] = lease.lease_id
@@ -72,6 +92,7 @@ class LeaseLedger:
 
     def drop(self, lease: Lease) -> None:
         """A lease is over."""
+        self._check_stands(lease, "ended")
         del self._leases[lease.lease_id]
         if self._slots.get((lease.node, lease.slot)) == lease.lease_id:
             del self._slots[lease.node, lease.slot]
@@ -82,6 +103,10 @@ class LeaseLedger:
 
     def shorten(self, lease: Lease, end: int) -> None:
         """A lease ends at ``end`` from now on."""
+        self._check_stands(lease, "was shortened")
+        if not lease.position <= end <= lease.end:
+            what = f"Lease {lease.lease_id} at {lease.position}..{lease.end} was to end at {end}."
+            raise LedgerError(what, lease)
         gone = mask(end, lease.end)
         lease.end = end
         self._uncover(lease, gone)
@@ -126,6 +151,9 @@ class LeaseLedger:
 
     def advance(self, lease: Lease, position: int) -> None:
         """A lease is read up to ``position``."""
+        self._check_stands(lease, "advanced")
+        if position < lease.position:
+            raise LedgerError(f"Lease {lease.lease_id} went back from {lease.position} to {position}.", lease)
         position = min(position, lease.end)
         self.leased &= ~mask(lease.position, position)
         lease.position = position
@@ -140,6 +168,10 @@ class LeaseLedger:
             LeaseView(x.lease_id, x.node, x.slot, x.first, x.end, x.position, x.rate, x.duplicate)
             for x in self._leases.values()
         )
+
+    def _check_stands(self, lease: Lease, step: str) -> None:
+        if self._leases.get(lease.lease_id) is not lease:
+            raise LedgerError(f"Lease {lease.lease_id} {step} and does not stand.", lease)
 
     def _uncover(self, lease: Lease, bits: int) -> None:
         self.leased &= ~bits

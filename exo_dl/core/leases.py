@@ -21,7 +21,7 @@ from collections.abc import Collection
 from itertools import count
 
 from exo_dl.core.lease_grants import Granting
-from exo_dl.core.lease_ledger import LeaseLedger
+from exo_dl.core.lease_ledger import LeaseLedger, LedgerError
 from exo_dl.core.lease_nodes import Ask, NodeBook
 from exo_dl.core.lease_policy import Lease
 from exo_dl.core.lease_types import (
@@ -43,6 +43,7 @@ from exo_dl.core.lease_types import (
 )
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import first_set, mask
+from exo_dl.core.story import Story
 
 __all__ = [
     "Cut",
@@ -81,6 +82,9 @@ class LeaseTable:
         expected: nodes that are about to join: nothing is leased before they have (or are lost), or ``patience_s``
             seconds have passed, since one of them may hold everything.
         patience_s: how long to wait for them.
+
+    Attributes:
+        story: what it was told and did lately.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class LeaseTable:
         self._patience_s = patience_s
         self._quiet_until: float | None = None
         self._tick_at: float | None = None
+        self.story = Story[LeaseAction](manifest.piece_count)
         self._actions: list[LeaseAction] = []
 
     # ------------------------------------------------------------------ views
@@ -135,10 +140,22 @@ class LeaseTable:
         Args:
             event: what happened.
             now: seconds on a clock that never goes back.
+
+        Raises:
+            IllegalTransitionError: the clock went back, or a lease was to take a step that it cannot take: then the
+                table is not whole any more. No event does this, whatever nodes say.
         """
+        self._actions = self.story.begin((event,), now)
+        try:
+            self._take(event, now)
+        except LedgerError as error:
+            lease = error.lease
+            raise self.story.illegal(str(error), lease=lease.lease_id, node=lease.node, whole=False) from error
+        return self._actions
+
+    def _take(self, event: LeaseEvent, now: float) -> None:
         if self._quiet_until is None:
             self._quiet_until = now + self._patience_s
-        self._actions = []
         asked: Ask | None = None
         changed = False
         match event:
@@ -177,7 +194,6 @@ class LeaseTable:
                 self._tick_at = now + step
         else:
             self._tick_at = None
-        return self._actions
 
     def _joined(self, event: NodeJoined, now: float) -> None:
         every = mask(0, self._manifest.piece_count)

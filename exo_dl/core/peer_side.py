@@ -82,6 +82,10 @@ class PeerSide:
             self._in_flight = bits
         return self._in_flight
 
+    def own(self, fetch_id: int) -> bool:
+        """Whether this transfer is one of these, and has not ended."""
+        return fetch_id in self._fetches
+
     def room(self, now: float, lacking_bytes: int) -> bool:
         """Whether there may be another transfer.
 
@@ -136,13 +140,13 @@ class PeerSide:
                     self._cancel(fetch)
 
     def ended(self, event: FetchEnded, now: float) -> None:
-        """A transfer is over."""
-        fetch = self._fetches.pop(event.fetch_id, None)
-        if fetch is not None and not fetch.cancelled:
+        """One of these transfers is over."""
+        fetch = self._fetches.pop(event.fetch_id)
+        if not fetch.cancelled:
             self.flying -= 1
             self._in_flight = None
-        peer = self.book.peers.get(fetch.peer) if fetch is not None else None
-        if fetch is None or peer is None:
+        peer = self.book.peers.get(fetch.peer)
+        if peer is None:
             return
         peer.fetches.discard(fetch.fetch_id)
         match event.result:

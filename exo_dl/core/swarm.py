@@ -5,7 +5,7 @@ Askable pieces are asked from peers (`exo_dl.core.peer_side`; `exo_dl.core.peer_
 connections ask the coordinator for leases and read them (`exo_dl.core.hub_side`). Rules:
 
 - Every piece that arrives verified counts, whoever sent it and however late.
-- Each transfer ends in one `FetchEnded`; what it did not bring is askable again at once.
+- Each transfer ends in one `FetchEnded`; what it did not bring is askable again at once. A second end cannot be.
 - Pieces in flight are asked a second time only when nothing else is askable and they are long overdue.
 - A hub connection that the coordinator leaves idle reads on its own what peers hold, where their path is slower than
   the hub's, and what nobody brings, when nothing came from anywhere for a long time: a node that can reach the hub
@@ -15,7 +15,7 @@ connections ask the coordinator for leases and read them (`exo_dl.core.hub_side`
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from exo_dl.core.hub_side import HubSide
 from exo_dl.core.manifest import Manifest
@@ -23,6 +23,7 @@ from exo_dl.core.own_reading import OwnReading
 from exo_dl.core.peer_book import PeerBook
 from exo_dl.core.peer_side import PeerSide
 from exo_dl.core.pieces import mask
+from exo_dl.core.story import Story
 from exo_dl.core.swarm_types import (
     Announce,
     AskLease,
@@ -60,42 +61,12 @@ from exo_dl.core.swarm_types import (
 )
 
 __all__ = [
-    "MAX_PEER_FETCHES",
-    "Announce",
-    "AskLease",
-    "CancelFetch",
-    "Checking",
-    "Complete",
-    "CoordinatorReady",
-    "EndLease",
-    "Fault",
-    "FetchEnded",
-    "FetchFromHub",
-    "FetchFromPeer",
-    "FetchResult",
-    "Held",
-    "HeldLease",
-    "HubReady",
-    "LeaseGranted",
-    "LeaseResult",
-    "LeaseTrimmed",
-    "OnOwn",
-    "PeerHas",
-    "PeerJoined",
-    "PeerLacks",
-    "PeerLimit",
-    "PeerLost",
-    "PieceBad",
-    "PiecesArrived",
-    "ReportLease",
-    "SharesDealt",
-    "SlotLimit",
-    "Swarm",
-    "SwarmAction",
-    "SwarmEvent",
-    "Tick",
-    "TrimFetch",
-]
+    "MAX_PEER_FETCHES", "Announce", "AskLease", "CancelFetch", "Checking", "Complete", "CoordinatorReady", "EndLease",
+    "Fault", "FetchEnded", "FetchFromHub", "FetchFromPeer", "FetchResult", "Held", "HeldLease", "HubReady",
+    "LeaseGranted", "LeaseResult", "LeaseTrimmed", "OnOwn", "PeerHas", "PeerJoined", "PeerLacks", "PeerLimit",
+    "PeerLost", "PieceBad", "PiecesArrived", "ReportLease", "SharesDealt", "SlotLimit", "Swarm", "SwarmAction",
+    "SwarmEvent", "Tick", "TrimFetch",
+]  # fmt: skip
 
 MAX_PEER_FETCHES = 8
 """Transfers from peers in flight in one pull, where nothing else is said."""
@@ -117,6 +88,9 @@ class Swarm:
         hub_bytes_per_s_guess: rate from the hub in earlier pulls; 0 when unknown.
         reread_gain: a hub connection that has nothing to do reads what peers hold already when the hub is at least
             this many times as fast as all peers together; see `OwnReading`.
+
+    Attributes:
+        story: what it was told and did lately.
     """
 
     def __init__(
@@ -155,6 +129,7 @@ class Swarm:
         self._fresh = 0
         self._tick_at: float | None = None
         self._no_room_until = self._coarse_at = self._now = 0.0
+        self.story = Story[SwarmAction](manifest.piece_count)
         self._actions: list[SwarmAction] = []
 
     # ------------------------------------------------------------------ views
@@ -237,13 +212,17 @@ class Swarm:
         Args:
             event: what happened.
             now: seconds on a clock that never goes back.
+
+        Raises:
+            IllegalTransitionError: the clock went back, or the event is about a transfer of this node that is not
+                there: it ended before, or was never begun. Nothing of the event was taken.
         """
         return self.handle_all((event,), now)
 
-    def handle_all(self, events: Iterable[SwarmEvent], now: float) -> list[SwarmAction]:
+    def handle_all(self, events: Sequence[SwarmEvent], now: float) -> list[SwarmAction]:
         """Takes several events that happened at the same time: what is to be done is thought about once for all."""
+        self._actions, self._fresh = self.story.begin(events, now), 0
         self._now = now
-        self._actions, self._fresh = [], 0
         matters = False
         for event in events:
             matters = self._take(event, now) or matters
@@ -321,6 +300,9 @@ class Swarm:
         return size
 
     def _arrived(self, event: PiecesArrived, now: float) -> None:
+        if not 0 < event.fetch_id <= self._last_fetch_id:
+            what = f"Pieces of transfer {event.fetch_id} arrived, which was never begun."
+            raise self.story.illegal(what, transfer=event.fetch_id)
         new_bytes = self._gain(event.pieces)
         from_hub = self._hub.own(event.fetch_id)
         self._own.progressed(now, from_hub=from_hub)
@@ -336,8 +318,11 @@ class Swarm:
     def _ended(self, event: FetchEnded, now: float) -> None:
         if self._hub.own(event.fetch_id):
             self._hub.ended(event, self._have, now)
-        else:
+        elif self._peers.own(event.fetch_id):
             self._peers.ended(event, now)
+        else:
+            what = f"Transfer {event.fetch_id} ended ({event.result.name}) and is not under way."
+            raise self.story.illegal(what, transfer=event.fetch_id)
         if event.result is FetchResult.NO_ROOM:
             if now >= self._no_room_until:
                 self._emit(Fault(event.detail or "There is no room for what arrives: waiting for some."))

@@ -145,7 +145,7 @@ async def _through_handlers(messages: list[pb.LinkMessage], seed: int) -> None:
         want_of=lambda node: (1 << MANIFEST.piece_count) - 1,
         send=lambda node, message: sent.append(message.SerializeToString()),
         on_fault=lambda _: None,
-        on_hopeless=lambda _: None,
+        on_hopeless=pytest.fail,  # also where a message broke the lease table
     )
     readings, view, book = Readings(MANIFEST), NodeView(ME, "me"), PeerBook(ME)
     record = book.need("b" * 16, now=0.0, proven=True)

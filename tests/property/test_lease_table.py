@@ -50,6 +50,7 @@ class LeaseTableMachine(RuleBasedStateMachine):
     def begin(self, small: int, size: int, files: int, epoch: int) -> None:
         self.manifest = model(size_bytes=size << 20, files=files, small_files=small)
         self.every = mask(0, self.manifest.piece_count)
+        self.epoch = epoch
         self.table = LeaseTable(self.manifest, rng=random.Random(1), epoch=epoch)
         self.nodes: dict[str, NodeModel] = {}
         self.now = 0.0
@@ -90,6 +91,18 @@ class LeaseTableMachine(RuleBasedStateMachine):
             self.nodes[name].have = have & self.every
             self.nodes[name].want = want & self.every if want % 3 else self.every
         self.send(self.join_event(name, checking if checking % 2 else 0))
+
+    @precondition(lambda self: self.nodes)
+    @rule(data=st.data(), ahead=st.integers(-2, 2), first=st.integers(0, 100), length=st.integers(1, 20))
+    def tell_of_another_coordinator(self, data: st.DataObject, ahead: int, first: int, length: int) -> None:
+        """A node reads what a coordinator of the same epoch gave it, which counted its leases from the same number."""
+        name = data.draw(st.sampled_from(sorted(self.nodes)))
+        lease_id = (self.epoch << 32) + max(1, len(self.seen) + ahead)
+        first = min(first, self.manifest.piece_count - 1)
+        end = min(first + length, self.manifest.piece_count)
+        if all(lease_id not in node.leases for node in self.nodes.values()):
+            self.nodes[name].leases[lease_id] = [first, end, first, -1]
+        self.send(self.join_event(name))
 
     @precondition(lambda self: self.nodes)
     @rule(data=st.data())

@@ -1,14 +1,20 @@
-"""Any order of events leaves a node's machine whole: actions make sense, leases end once, and it ends with all."""
+"""Any order of events leaves a node's machine whole: actions make sense, leases end once, and it ends with all.
+
+What cannot be, an end of a transfer that is not under way, is refused and tells the story of that transfer.
+"""
 
 from __future__ import annotations
 
 import random
+import re
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from exo_dl.core.pieces import first_set, iter_bits, iter_runs, mask
+from exo_dl.core.story import IllegalTransitionError
 from exo_dl.core.swarm import (
     Announce,
     AskLease,
@@ -221,10 +227,30 @@ class SwarmMachine(RuleBasedStateMachine):
         self.now += seconds
         self.send(Tick())
 
-    @rule()
-    def late(self) -> None:
-        self.send(PiecesArrived(10_000_000, 0, 0))
-        self.send(FetchEnded(10_000_000, FetchResult.DONE))
+    @precondition(lambda self: self.fetch_ids - self.flying.keys())
+    @rule(data=st.data())
+    def late(self, data: st.DataObject) -> None:
+        """Pieces of a transfer that has ended still count; another end of it is refused, with its story."""
+        fetch_id = data.draw(st.sampled_from(sorted(self.fetch_ids - self.flying.keys())))
+        self.send(PiecesArrived(fetch_id, 0, 0))
+        story = self.refused(FetchEnded(fetch_id, data.draw(st.sampled_from(FetchResult))))
+        begun, ended = f"FetchFrom(Peer|Hub)\\(fetch_id={fetch_id},", f"FetchEnded\\(fetch_id={fetch_id},"
+        assert re.search(f"{begun}.*{ended}.*{ended}", story, re.DOTALL), story
+
+    @rule(fetch_id=st.sampled_from([-1, 0, 10_000_000]))
+    def never_begun(self, fetch_id: int) -> None:
+        for event in (PiecesArrived(fetch_id, 1, 1), FetchEnded(fetch_id, FetchResult.DONE)):
+            assert f"(fetch_id={fetch_id}" in self.refused(event)
+
+    def refused(self, event: SwarmEvent) -> str:
+        """The machine says why an event cannot be, and is as it was before."""
+        before = self.swarm.have, self.swarm.held_leases(), self.swarm.next_deadline(), self.swarm.lacking_bytes
+        with pytest.raises(IllegalTransitionError) as caught:
+            self.swarm.handle(event, self.now)
+        assert caught.value.whole
+        swarm = self.swarm
+        assert before == (swarm.have, swarm.held_leases(), swarm.next_deadline(), swarm.lacking_bytes)
+        return str(caught.value)
 
     @invariant()
     def it_knows_what_it_lacks(self) -> None:

@@ -32,7 +32,7 @@ class Speaker:
         count = self.manifest.piece_count
         self.swarm.handle(PeerHas("a", mask(count - pieces, count)), 0.0)
         for index in range(pieces):
-            self.swarm.handle(PiecesArrived(999, 1 << (count - 1 - index), MIB), 1.0 + index)
+            self.swarm.handle(PiecesArrived(1, 1 << (count - 1 - index), MIB), 1.0 + index)
 
     def gain(self, first: int, end: int, now: float) -> Word | None:
         self.swarm.handle(Held(mask(first, end)), now)
@@ -104,7 +104,7 @@ def test_other_sources_count_as_much_only_where_links_between_nodes_are_full(bus
     meter.pause(0.0)
     for second in range(8):  # a piece each second, which is on its way for a part of it
         meter.begin(second + 1 - busy_s)
-        speaker.swarm.handle(PiecesArrived(999, 1 << (399 - second), MIB), second + 1.0)
+        speaker.swarm.handle(PiecesArrived(1, 1 << (399 - second), MIB), second + 1.0)
         meter.pause(second + 1.0)
     assert speaker.swarm.peers_load(8.0) == pytest.approx(busy_s, abs=0.1)
     speaker.announcing.gained(0, PEERS, 0.0)

@@ -233,12 +233,12 @@ def test_what_a_peer_does_not_have_after_all_is_forgotten() -> None:
 
 def test_a_peer_that_sends_wrong_bytes_is_asked_last() -> None:
     bench = Bench(size_mib=2)
-    told: list[Fault] = []
-    bench.send(PeerHas("liar", bench.every))
+    actions = bench.send(PeerHas("liar", bench.every))
     for _ in range(6):
-        for fetch_id in range(1, 40):
-            told += every(Fault, bench.send(FetchEnded(fetch_id, FetchResult.CORRUPT)))
-        bench.send(Tick(), at=bench.now + 11.0)
+        for fetch in every(FetchFromPeer, actions):
+            actions += bench.send(FetchEnded(fetch.fetch_id, FetchResult.CORRUPT))
+        told = every(Fault, actions)
+        actions = [*told, *bench.send(Tick(), at=bench.now + 11.0)]
     assert len(told) == 1
     bench.send(PeerHas("honest", bench.every), at=bench.now + 400.0)
     wishes = every(FetchFromPeer, bench.send(Tick()))
