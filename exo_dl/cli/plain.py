@@ -63,7 +63,8 @@ class PullView(Protocol):
 def summary(pull: Pull) -> dict[str, Any]:
     """The last line of ``exo-dl pull --json``: these fields and no others."""
     document = {name: getattr(pull, name) for name in _SUMMARY_FIELDS}
-    document["nodes"] = [{name: getattr(node, name) for name in _SUMMARY_NODE_FIELDS} for node in pull.nodes]
+    for part, nodes in (("nodes", pull.nodes), ("lost_nodes", pull.lost_nodes)):
+        document[part] = [{name: getattr(node, name) for name in _SUMMARY_NODE_FIELDS} for node in nodes]
     return document
 
 

@@ -15,7 +15,7 @@ from tests.unit.client.fake_daemon import make_node, make_pull
 
 SUMMARY = {
     *("pull_id", "repo", "commit", "state", "wall_s", "bound_s"),
-    *("bytes_wanted", "bytes_from_hub", "bytes_from_peers", "nodes"),
+    *("bytes_wanted", "bytes_from_hub", "bytes_from_peers", "nodes", "lost_nodes"),
 }
 SUMMARY_NODE = {
     *("id", "name", "state", "bytes_wanted", "bytes_done", "bytes_from_hub", "bytes_from_peers"),
