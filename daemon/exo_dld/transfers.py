@@ -270,4 +270,11 @@ class Transfers:
         for end in ended:
             fetch_id = end.job_id & _FETCH_MASK
             self._count(fetch_id, end.result)
-            self._end(fetch_id, core.FetchEnded(fetch_id, end.result, end.retry_after_s, end.detail))
+            self._end(fetch_id, core.FetchEnded(fetch_id, end.result, end.retry_after_s, self._detail(end)))
+
+    def _detail(self, end: JobEnded) -> str:
+        """Why a job ended, for a person. The pool knows descriptors, and no folder: that is named here."""
+        folder = str(self._store.folder)
+        if end.result is not core.FetchResult.NO_ROOM or folder in end.detail:
+            return end.detail
+        return f"{end.detail} This is the disk of {folder}: make room there, or check it, then pull again."

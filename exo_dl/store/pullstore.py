@@ -117,6 +117,11 @@ class PullStore:
         return {index for index, slot in self._work.slots.items() if slot.full}
 
     @property
+    def folder(self) -> Path:
+        """The folder under which all of this is written, for messages."""
+        return self._work.layout.folder.root
+
+    @property
     def complete(self) -> bool:
         """True when each wholly wanted blob is published: `finish` may be called."""
         return self._work.complete

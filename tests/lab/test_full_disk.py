@@ -65,7 +65,8 @@ def test_disks_that_are_filled_in_the_middle_and_have_room_again(
     with pytest.raises(CommandError) as raised:
         watcher.wait(timeout_s=60)
     assert raised.value.exit_code == 9
-    assert re.search(r"n2: .*The disk refused \d+ bytes: No space left", raised.value.stderr), raised.value.stderr
+    told = rf"n2: .*The disk refused \d+ bytes: No space left.* disk of {re.escape(str(n2.home))}/hub: make room there"
+    assert re.search(told, raised.value.stderr), raised.value.stderr
     nodes = by_name(raised.value.documents[-1])
     assert (nodes["n1"]["state"], nodes["n2"]["state"]) == ("done", "failed")
     assert 0 < nodes["n2"]["bytes_done"] < model.size_bytes
