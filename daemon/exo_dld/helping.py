@@ -48,10 +48,15 @@ class Helping:
         self.active = bool(self.spare)
 
     def parks(self, ask: core.AskLease, have: int) -> bool:
-        """Whether the node shall not ask now: it is kept for `unpark`."""
+        """Whether the node shall not ask now: it is kept for `unpark`, unless nothing is wanted here at all.
+
+        Then a node that lacks something again (its reading was wrong) joins anew, and asks with that.
+        """
         held = have & ~self._want
-        if not self.active or self._want & ~have or not held:
+        if self._want & ~have or (self.active and not held):
             return False
+        if not self.active:
+            return True
         if self._manifest.set_bytes(held) < self._limit_bytes:
             return False
         self._parked[ask.slot] = ask

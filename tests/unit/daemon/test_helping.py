@@ -53,6 +53,15 @@ def test_a_lease_that_waits_for_room_is_not_kept_waiting() -> None:
     assert mine.unpark() == [core.AskLease(0, 1e6)]
 
 
+def test_a_node_that_has_all_and_helps_nobody_asks_for_nothing() -> None:
+    alone = Helping(MANIFEST, want=WANT, others={}, limit_bytes=1 << 30)
+    ask = core.AskLease(0, 1e6)
+    assert not alone.parks(ask, mask(0, 3)), "it lacks a piece"
+    assert alone.parks(ask, WANT)
+    assert alone.unpark() == []
+    assert not helping().parks(ask, WANT), "others lack what it does not want"
+
+
 class Node:
     """A worker's swarm, and a store that notes what is dropped of it."""
 
