@@ -36,6 +36,7 @@ from exo_dl.store.library import HeldBlob, Library, ModelRecord
 from exo_dl.store.osfile import Graveyard, copy_range
 from exo_dl.store.partfile import PartFile
 from exo_dl.store.publish import Layout, Staged
+from exo_dl.store.room import KeptRoom
 from exo_dl.store.selection import PART_SUFFIX, Selection
 from exo_dl.store.shards import Sources, finish_folder
 from exo_dl.store.slots import PieceTable, ReadFiles, Slot, Stage, evict_pieces, leave_part, open_part, piece_set
@@ -87,6 +88,7 @@ class Assembly:
         self._to_check = 0
         self._failed = self._planned = self.closed = False
         self.null = -1
+        self._room = KeptRoom(layout.folder)
         self.slots: dict[int, Slot] = {}
         for blob in manifest.blobs:
             all_of_it = mask(blob.first_piece, blob.end_piece)
@@ -146,6 +148,7 @@ class Assembly:
                     # Made and reserved; hundreds of small files need not be open all the time.
                     os.close(slot.part.detach())
                     slot.part = None
+            self._room.keep([*self.slots.values()], to_make)
         except StorageError:
             self.close(keep=True)
             raise
@@ -169,6 +172,7 @@ class Assembly:
                 self._emit(BlobCorrupt(index, pieces))
             return self.layout.folder.root  # whoever asked drops those pieces, and finishes again with others
         held = {slot.blob.index: Staged(slot.part_name, frozenset(slot.in_place)) for slot in full}
+        self._room.free()
         path = self.layout.finish(self.manifest, revision, held) if full else self.layout.folder.root
         remembered: list[tuple[Path, Blob, bytes, os.stat_result]] = []
         for slot in full:
@@ -210,6 +214,7 @@ class Assembly:
                 leave_part(slot, self.layout.folder, self.table, _graveyard, keep=keep)
             folders.add(slot.part_name.rpartition("/")[0])
         self._reads.close(self.slots.values())
+        self._room.free()
         if self.null >= 0:
             _graveyard.bury(self.null, blind=False)
         for folder in folders:

@@ -24,13 +24,11 @@ def inside(node: Node) -> Path:
 
 
 def fill(file: Path) -> None:
-    """Takes all room of a file system, but for the MiB that names and links need: only files are reserved."""
+    """Takes all room of a file system."""
     block = bytes(MIB)
-    with file.open("wb", buffering=0) as taken:
-        with contextlib.suppress(OSError):
-            while taken.write(block):
-                pass
-        taken.truncate(max(0, taken.tell() - MIB))
+    with file.open("wb", buffering=0) as taken, contextlib.suppress(OSError):
+        while taken.write(block):
+            pass
 
 
 def check_files(model: LabModel, node: Node) -> None:

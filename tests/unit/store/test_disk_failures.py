@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from exo_dl.errors import ExoDlError, StorageError
+from exo_dl.store import room
 from exo_dl.store.publish import DirLayout, HFLayout, Layout
 from exo_dl.store.pullstore import StoreFailed
 from tests.unit.store.conftest import MakeNode
-from tests.unit.store.stores import BIG, by_digest, manifest_of
+from tests.unit.store.stores import BIG, MIB, by_digest, leftovers, manifest_of, random_bytes
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 
@@ -52,6 +55,51 @@ def test_room_that_vanishes_while_it_is_reserved(
     with pytest.raises(StorageError, match="The disk is full"):
         make_node(manifest_of(BIG), HFLayout(small_disk)).begin()
     assert list(small_disk.rglob("*")) == []
+
+
+SMALL = {"a.safetensors": random_bytes(2 * MIB + 17, 6), "sub/b.json": b"{}", "c.json": b"[]"}
+
+
+def fill_up(disk: Path) -> None:
+    """Somebody else takes all room that is left, to the last block."""
+    with (disk / "filler").open("wb", buffering=0) as taken, contextlib.suppress(OSError):
+        while taken.write(bytes(4096)):
+            pass
+    assert os.statvfs(disk).f_bavail == 0
+
+
+@needs_root
+@pytest.mark.parametrize("layout", [HFLayout, DirLayout])
+def test_a_disk_that_others_fill_meanwhile_has_room_for_the_last_words(
+    small_disk: Path, make_node: MakeNode, layout: type[HFLayout] | type[DirLayout]
+) -> None:
+    target = small_disk / "target"
+    killed = make_node(manifest_of(SMALL), layout(target)).begin()
+    (kept,) = target.rglob("*.room")
+    killed.store.close(keep=True)
+    assert not kept.exists()
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(bytes(MIB))  # as a killed daemon leaves it
+    node = make_node(manifest_of(SMALL), layout(target)).begin()
+    fill_up(small_disk)
+    node.fill(SMALL)
+    path = node.store.finish("main")
+    assert {name: (path / name).read_bytes() for name in SMALL} == SMALL
+    node.store.close(keep=True)
+    assert leftovers(target) == []
+
+
+@needs_root
+def test_where_no_room_can_be_kept_the_folder_is_named_and_what_to_do(
+    small_disk: Path, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "preallocate", lambda *_: None)  # as on a file system that cannot
+    node = make_node(manifest_of(SMALL), HFLayout(small_disk)).begin()
+    fill_up(small_disk)
+    node.fill(SMALL)
+    with pytest.raises(StorageError, match=rf"The disk is full \(.* free\): {re.escape(str(small_disk))}/.*") as caught:
+        node.store.finish("main")
+    assert caught.value.hint == "Make room, then pull again."
 
 
 @needs_root
