@@ -13,7 +13,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from bench.cluster import CommandError, Node, wait_linked
 from bench.hub import LocalHub
 from bench.make_model import make_model
 from bench.models import LabModel, check_copy, describe_model
+from bench.ports import free_port
 from exo_dl.net.identity import new_secret
 
 __all__ = ["Soak", "Used", "grown", "main"]
@@ -118,7 +118,7 @@ class Soak:
                 secret=secret,
                 endpoint=self._hub.url,
                 peers=peers,
-                port=_free_port(),
+                port=free_port(),
                 settings={"EXO_DL_MDNS": "false"},
             )
             self.nodes.append(node)
@@ -219,12 +219,6 @@ def _restart(node: Node) -> None:
     if not node.running:
         node.start()
         node.wait_ready()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,18 +10,13 @@ import pytest
 from bench.cluster import Node, wait_linked
 from bench.hub import LocalHub
 from bench.models import LabModel, make_lab_model
+from bench.ports import free_port
 from exo_dl.net.identity import new_secret
 from tests.integration.llama import make_llama
 
 MIB = 1 << 20
 
 MakeNodes = Callable[..., list[Node]]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

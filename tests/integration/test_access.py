@@ -21,11 +21,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from bench.cluster import CommandError, Node, wait_linked, wait_until
 from bench.hub import LocalHub
 from bench.models import LabModel, check_copy
+from bench.ports import free_port
 from exo_dl import secretfile
 from exo_dl.locations import socket_path
 from exo_dl.net.identity import NODE_SAN, Identity, new_node_id, new_secret
 from exo_dl.net.readers import read_ticket
-from tests.integration.conftest import MakeNodes, free_port, slowly, start_all
+from tests.integration.conftest import MakeNodes, slowly, start_all
 
 
 def refused(node: Node, *words: str, env: dict[str, str] | None = None) -> tuple[int, str]:

@@ -11,10 +11,11 @@ import pytest
 from bench.cluster import CommandError, Node, hub_cache, wait_until
 from bench.hub import LocalHub
 from bench.models import LabModel, check_copy
+from bench.ports import free_port
 from exo_dl.net.identity import Identity, new_node_id
 from exo_dl.net.piece_server import piece_path
 from exo_dl.net.tickets import TicketKey, TicketSigner
-from tests.integration.conftest import MakeNodes, free_port, start_all
+from tests.integration.conftest import MakeNodes, start_all
 
 TOKEN = "hf_" + "Sq7zKw3TnVb9XyRd" * 2
 gated = pytest.mark.parametrize("hub", [{"token": TOKEN, "access": "gated"}], indirect=True, ids=["gated"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,11 +103,6 @@ class Node:
         found = self.membership.peer(other.id)
         assert found is not None
         return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def numbered(number: int) -> LinkMessage:

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from bench.ports import free_port
 from exo_dl.net.identity import new_node_id
 from exo_dl.rpc.v1.swarm_pb2 import Have, HaveRun, LinkMessage, PeerAddress, PeerGossip
 from exo_dld.peerbook import UNREACHABLE, UP
-from tests.unit.daemon.members import Node, free_port, numbered, sighting_of
+from tests.unit.daemon.members import Node, numbered, sighting_of
 
 
 @pytest.fixture
