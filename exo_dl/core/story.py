@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +20,9 @@ from exo_dl.core.pieces import iter_runs
 __all__ = ["IllegalTransitionError", "Story"]
 
 _MOST, _LEAST = 1000, 64
-_BYTES = 8 << 20
+_BYTES = 2 << 20
+_SET_BITS = 1 << 16
+_NOT_KEPT = -1  # as a set it has every piece: such an event may be about any
 _SETS = 2
 _LINES = 40
 _RUNS = 4
@@ -94,12 +96,15 @@ class _Subject:
 class Story(Generic[A]):
     """The last events of one machine and what it did at each: at most 1000, fewer where the sets of pieces are large.
 
+    Sets of more than 8 KiB, which there are in models of 65,536 pieces or more, are not kept.
+
     Args:
         piece_count: pieces of the pull: that is how many bits a set of them may have.
     """
 
     def __init__(self, piece_count: int) -> None:
-        length = max(_LEAST, min(_MOST, _BYTES // (_SETS * (piece_count // 8 + 1))))
+        length = max(_LEAST, min(_MOST, _BYTES // (_SETS * (min(piece_count, _SET_BITS) // 8 + 1))))
+        self._large = piece_count > _SET_BITS
         self._entries: deque[tuple[float, Sequence[object], list[A]]] = deque(maxlen=length)
         self._now = float("-inf")
 
@@ -116,6 +121,11 @@ class Story(Generic[A]):
             raise self.illegal(f"The clock of the machine went back from {self._now:.6f} to {now:.6f}.")
         self._now = now
         actions: list[A] = []
+        if self._large:
+            events = [_slim(event) for event in events]
+            if self._entries:
+                at, before, done = self._entries[-1]
+                self._entries[-1] = (at, before, [_slim(action) for action in done])
         self._entries.append((now, events, actions))
         return actions
 
@@ -145,6 +155,12 @@ class Story(Generic[A]):
     def illegal(self, what: str, *, whole: bool = True, **subject: Any) -> IllegalTransitionError:
         """The error for something that cannot be; ``subject`` as in `of` says what it is about."""
         return IllegalTransitionError(what, self.of(**subject), whole=whole)
+
+
+def _slim(step: A) -> A:
+    """The same without its sets of pieces that are too large to be kept."""
+    large = [name for name in _PIECES if getattr(step, name, 0).bit_length() > _SET_BITS]
+    return replace(step, **dict.fromkeys(large, _NOT_KEPT)) if large else step  # type: ignore[type-var]
 
 
 def _text(step: object) -> str:
@@ -182,6 +198,8 @@ def _items(values: tuple[object, ...] | Mapping[Any, object]) -> Iterator[str]:
 
 
 def _set_text(pieces: int) -> str:
+    if pieces == _NOT_KEPT:
+        return "[not kept]"
     runs = [f"{a}" if b - a == 1 else f"{a}-{b - 1}" for a, b in islice(iter_runs(pieces), _RUNS + 1)]
     more = runs[_RUNS:] and ["..."]
     return f"[{' '.join(runs[:_RUNS] + more)}]" + (f" ({pieces.bit_count()})" if more else "")

@@ -104,12 +104,14 @@ def test_the_coordinator_has_a_story_of_each_node() -> None:
 
 def test_a_story_is_bounded() -> None:
     small, large = Story[object](100), Story[object](1_000_000)
-    for story, most in ((small, 1000), (large, 64)):
+    for story, most in ((small, 1000), (large, 127)):
         for second in range(2000):
             story.begin((PeerHas("a", 1 << second),), float(second))
         assert len(story) == most
         assert len(story.of(node="a")) == 40
         assert story.of(node="a")[-1] == "1999.000 PeerHas(peer=a, pieces=[1999])"
+    large.begin((PeerHas("b", 1 << 700_000), PeerHas("b", 7)), 2000.0)
+    assert large.of(node="b") == ["2000.000 PeerHas(peer=b, pieces=[not kept]), PeerHas(peer=b, pieces=[0-2])"]
     scattered = sum(1 << at for at in range(0, 100, 2))
     small.begin((PeerHas("b", scattered), PeerHas("n" * 500, 7)), 2000.0)
     (line,) = small.of(node="b")

@@ -110,8 +110,8 @@ def test_a_node_and_its_coordinator_keep_bits(manifest: Manifest) -> None:
         table = LeaseTable(manifest, rng=random.Random(1), epoch=1)
         for number, peer in enumerate(peers):
             joined = lease_types.NodeJoined(peer, have=mask(number, count // 2), checking=0, want=everything)
-            table.handle(joined, 0.0)
-            table.handle(lease_types.LeaseAsked(peer, slot=0, bytes_per_s=1e8), 0.1)
+            table.handle(joined, 0.1 * number)
+            table.handle(lease_types.LeaseAsked(peer, slot=0, bytes_per_s=1e8), 0.1 * number)
     # Eight maps of one bit each, and the maps of what is common and rare.
     assert growth.kept / count <= 6
 
