@@ -9,6 +9,7 @@ import random
 import sys
 import time
 
+from exo_dl.sim.conditions import with_radios, with_skew
 from exo_dl.sim.faults import add_faults
 from exo_dl.sim.scenarios import SCENARIOS, build
 from exo_dl.sim.table import ROWS, table
@@ -27,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), default="lab")
     parser.add_argument("--faults", type=int, default=0, help="number of random faults")
     parser.add_argument("--faults-within-s", type=float, default=15.0, help="they begin in the first seconds")
+    parser.add_argument("--skew", action="store_true", help="clocks that are up to 3 days and 1 %% off")
+    parser.add_argument("--radios", action="store_true", help="some nodes are behind a radio, 5 to 50 ms one way")
     parser.add_argument("--quantum-ms", type=float, default=1.0)
     parser.add_argument("--until-s", type=float, default=100_000.0)
     parser.add_argument("--json", action="store_true")
@@ -54,6 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.faults:
         rng = random.Random(args.seed)  # noqa: S311 - a simulation
         add_faults(cluster, rng, count=args.faults, within_s=args.faults_within_s)
+    if args.skew:
+        with_skew(cluster.nodes.values(), args.seed)
+    if args.radios:
+        with_radios(cluster.nodes.values(), args.seed)
     report = cluster.run(until_s=args.until_s)
     figures = {
         "scenario": args.scenario,

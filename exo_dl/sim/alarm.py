@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from exo_dl.sim.clock import Clock
 from exo_dl.sim.world import World
 
 __all__ = ["Alarm", "Sleeper"]
@@ -16,6 +17,7 @@ class Sleeper(Protocol):
     """The node: its alarms are void when it starts again, and wait while it is frozen."""
 
     cluster: World
+    clock: Clock
     alive: bool
     frozen: bool
     life: int
@@ -39,11 +41,11 @@ class Alarm:
         self._at = float("inf")
 
     def arm(self, at: float | None) -> None:
-        """The machine's deadline, or none."""
+        """The machine's deadline on the node's clock, or none."""
         if at is not None and at < self._at - 1e-9:
             self._at = at
             cluster = self._node.cluster
-            cluster.call_at(max(at, cluster.now + 1e-4), self._due, at, self._node.life)
+            cluster.call_at(max(self._node.clock.when(at), cluster.now + 1e-4), self._due, at, self._node.life)
 
     def _due(self, at: float, life: int) -> None:
         if at == self._at and life == self._node.life and self._node.alive:

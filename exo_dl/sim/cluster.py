@@ -5,60 +5,22 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from exo_dl.core.bound import NodeRates, least_time, least_time_read_once
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.succession import Claim
 from exo_dl.core.swarm import FetchResult
 from exo_dl.sim.links import Links
 from exo_dl.sim.network import Flow, Network
 from exo_dl.sim.node import SimNode
+from exo_dl.sim.report import Report, report_of
 from exo_dl.sim.wire import Transfer
 from exo_dl.sim.world import Message
 
-__all__ = ["Cluster", "Report"]
+__all__ = ["Cluster"]
 
 _DETECT_S = 5.0
 _KILL_DETECT_S = 0.5
-
-
-@dataclass(slots=True)
-class Report:
-    """What a run came to. Times in simulated seconds; ``hub_ratio`` is bytes sent by the hub per byte of the model.
-
-    ``coordinator_cpu_s`` is real: what this machine took for all that lease tables decided.
-    """
-
-    seconds: float
-    bound_s: float
-    bound_once_s: float
-    model_bytes: int
-    hub_bytes: float
-    hub_requests: int
-    messages: int
-    announcements: int
-    peer_requests: int
-    refused: int
-    complete: bool
-    coordinator_cpu_s: float = field(default=0.0, compare=False)
-    faults: list[str] = field(default_factory=list)
-
-    @property
-    def ratio(self) -> float:
-        """Time over the least time, where bytes may be read from the hub twice."""
-        return self.seconds / self.bound_s if self.bound_s else 1.0
-
-    @property
-    def ratio_once(self) -> float:
-        """Time over the least time, where each byte is read from the hub once."""
-        return self.seconds / self.bound_once_s if self.bound_once_s else 1.0
-
-    @property
-    def hub_ratio(self) -> float:
-        """Bytes that the hub sent, by the size of the model."""
-        return self.hub_bytes / self.model_bytes if self.model_bytes else 0.0
 
 
 class Cluster:
@@ -66,8 +28,8 @@ class Cluster:
 
     Args:
         manifest: what is pulled.
-        latency_s: one way between two nodes.
-        hub_rtt_s: from a request to the hub's first byte.
+        latency_s: one way between two nodes: half of it is each node's, where that has none of its own.
+        hub_rtt_s: from a request to the hub's first byte; what a node's own latency is more than half comes on top.
         uplink: a shared link to the hub, bytes/s; None when there is none.
         quantum_s: the network is looked at no more often than this. Transfers begin and end up to that much late:
             it should be small beside the time that a piece takes on a free link.
@@ -143,6 +105,20 @@ class Cluster:
             other.peer_up(name)
             node.peer_up(other.name)
 
+    # --------------------------------------------------------------- latency
+
+    def _half(self, name: str) -> float:
+        own = self.nodes[name].latency_s
+        return self.latency_s / 2 if own is None else own
+
+    def latency(self, a: str, b: str) -> float:
+        """Seconds of a message from one node to another."""
+        return self._half(a) + self._half(b)
+
+    def hub_rtt(self, name: str) -> float:
+        """Seconds from a node's request to the hub's first byte."""
+        return self.hub_rtt_s + 2 * max(0.0, self._half(name) - self.latency_s / 2)
+
     # ---------------------------------------------------------------- timers
 
     def call_at(self, at: float, call: Callable[..., None], *args: Any) -> None:
@@ -191,7 +167,7 @@ class Cluster:
         if link.cut:
             link.queue.append((target, message))
             return
-        self.call_in(self.latency_s, self._deliver, source, target, message, link.generation)
+        self.call_in(self.latency(source, target), self._deliver, source, target, message, link.generation)
 
     def _deliver(self, source: str, target: str, message: Message, generation: int) -> None:
         node = self.nodes[target]
@@ -222,7 +198,7 @@ class Cluster:
             queue, link.queue = link.queue, []
             for target, message in queue:
                 other = a if target == b else b
-                self.call_in(self.latency_s, self._deliver, other, target, message, link.generation)
+                self.call_in(self.latency(a, b), self._deliver, other, target, message, link.generation)
         elif self.nodes[a].alive and self.nodes[b].alive:
             self._reconnect(a, b)
 
@@ -353,7 +329,13 @@ class Cluster:
                 break
             if stop is not None and stop():
                 break
-        return self.report(finished_at)
+        return report_of(
+            self.nodes.values(),
+            self.manifest,
+            uplink=self.network.uplink,
+            now=self.now,
+            complete=finished_at is not None,
+        )
 
     def _move(self) -> None:
         """Moves bytes since the last time, and tells nodes what arrived."""
@@ -363,34 +345,3 @@ class Cluster:
             owner = self._owners.get(flow)
             if owner is not None:
                 owner[0].wire.moved(owner[1], pieces)
-
-    def report(self, finished_at: float | None) -> Report:
-        """The figures so far."""
-        live = [n for n in self.nodes.values() if n.alive]
-        rates = {
-            n.name: NodeRates(n.spec.hub if n.hub_ok else 0.0, n.spec.up, n.spec.down) for n in self.nodes.values()
-        }
-        held = 0
-        union = 0
-        for node in self.nodes.values():
-            held |= node.initially
-            union |= node.want
-        wants = {n.name: self.manifest.set_bytes(n.want & ~n.initially) for n in live}
-        union_bytes = self.manifest.set_bytes(union & ~held)
-        bound = least_time(union_bytes=union_bytes, wants=wants, rates=rates, uplink=self.network.uplink)
-        once = least_time_read_once(union_bytes=union_bytes, wants=wants, rates=rates, uplink=self.network.uplink)
-        return Report(
-            seconds=finished_at if finished_at is not None else self.now,
-            bound_s=bound,
-            bound_once_s=once,
-            model_bytes=self.manifest.total_bytes,
-            hub_bytes=sum(n.count.hub_bytes for n in self.nodes.values()),
-            hub_requests=sum(n.count.hub_requests for n in self.nodes.values()),
-            messages=sum(n.count.messages for n in self.nodes.values()),
-            announcements=sum(n.count.announcements for n in self.nodes.values()),
-            peer_requests=sum(n.count.peer_requests for n in self.nodes.values()),
-            refused=sum(n.count.refused for n in self.nodes.values()),
-            complete=finished_at is not None,
-            coordinator_cpu_s=sum(n.count.coordinator_cpu_s for n in self.nodes.values()),
-            faults=[f"{n.name}: {line}" for n in self.nodes.values() for line in n.count.faults],
-        )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from exo_dl.core.pieces import mask
 from exo_dl.core.swarm import FetchResult, PieceBad
 from exo_dl.sim.cluster import Cluster
+from exo_dl.sim.conditions import some_conditions
 from exo_dl.sim.network import NodeSpec
 from exo_dl.sim.node import SimNode
 from exo_dl.sim.scenarios import MBIT, model
@@ -256,4 +257,5 @@ def random_cluster(
         )
         cluster.add(node, at=rng.choice([0.0, 0.0, rng.uniform(0, 5)]) if index else 0.0)
     names = add_faults(cluster, rng, count=rng.randint(0, 5) if faults is None else faults, within_s=within_s)
+    some_conditions(cluster.nodes.values(), seed)
     return cluster, names

@@ -11,14 +11,15 @@ import time
 
 from exo_dl.core import leases as lt
 from exo_dl.core import swarm as sw
-from exo_dl.core.announcing import Announcing, Word, progress_s
 from exo_dl.core.leases import LeaseTable
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.neighbours import Neighbourhood
 from exo_dl.core.succession import Claim, Succession
 from exo_dl.core.swarm import Swarm
 from exo_dl.sim.alarm import Alarm
+from exo_dl.sim.clock import Clock
 from exo_dl.sim.network import NodeSpec
+from exo_dl.sim.voice import Voice
 from exo_dl.sim.wire import Counters, Wire
 from exo_dl.sim.world import Message, World
 
@@ -39,6 +40,10 @@ class SimNode:
         check_s: seconds for which it checks these before it knows that it holds them.
         hub: whether it may read from the hub.
         seed: of its own randomness.
+
+    Attributes:
+        clock: what it takes for the time; to be set before it starts.
+        latency_s: of its own link, one way, such as a radio's; None: half of what the cluster has.
     """
 
     def __init__(
@@ -63,6 +68,8 @@ class SimNode:
         self.check_s = check_s
         self.hub_ok = hub
         self.seed = seed
+        self.clock = Clock()
+        self.latency_s: float | None = None
         self.alive = False
         self.frozen = False
         self.corrupt = False
@@ -75,13 +82,12 @@ class SimNode:
         self.complete_at: float | None = None
         self.checking = 0
         self.life = 0
-        self.announcing: Announcing | None = None
+        self.voice: Voice | None = None
         self.neighbourhood = Neighbourhood("sim", self.name)
         self._linked: tuple[str, ...] = ()
         self._neighbours: tuple[str, ...] = ()
         self._met: set[str] = set()
         self._meets = False
-        self._tells_at = float("inf")
         self._inbox: list[tuple[object, int]] = []
         self._swarm_alarm = Alarm(self, lambda: self._to_swarm(sw.Tick()))
         self._table_alarm = Alarm(self, lambda: self._to_table(lt.Tick()))
@@ -96,8 +102,7 @@ class SimNode:
         rng = random.Random(f"{self.seed}/{self.name}/{self.life}")  # noqa: S311 - a simulation
         self.swarm = Swarm(self.manifest, node=self.name, want=self.want, rng=rng, **self.cluster.swarm_options)
         self.succession = Succession("sim", self.name, initiator=self.cluster.initiator, claim=claim)
-        self.announcing = Announcing(self.swarm)
-        self._tells_at = float("inf")
+        self.voice = Voice(self, self.swarm)
         self._met.clear()
         self._swarm_alarm.clear()
         self.table = None
@@ -106,7 +111,7 @@ class SimNode:
             self._coordinate(claim)
         self.cluster.call_in(self.check_s, self._checked, self.life)
         self.feed(sw.HubReady(self.hub_ok))
-        self.cluster.call_in(progress_s(1), self._progress, self.life)
+        self.voice.begin()
         if self.checking:
             self.join_coordinator()
 
@@ -164,7 +169,7 @@ class SimNode:
     def _to_swarm(self, event: sw.SwarmEvent) -> None:
         if self.swarm is None:
             return
-        for action in self.swarm.handle(event, self.cluster.now):
+        for action in self.swarm.handle(event, self.clock.read(self.cluster.now)):
             self._do(action)
         if self.swarm is not None:
             self._swarm_alarm.arm(self.swarm.next_deadline())
@@ -173,8 +178,9 @@ class SimNode:
         if self.table is None or self.succession is None:
             return
         claim = self.succession.claim
+        now = self.clock.read(self.cluster.now)
         began = time.process_time()
-        actions = self.table.handle(event, self.cluster.now)
+        actions = self.table.handle(event, now)
         self.count.coordinator_cpu_s += time.process_time() - began
         for action in actions:
             match action:
@@ -316,39 +322,6 @@ class SimNode:
 
     # --------------------------------------------------------------- actions
 
-    def _announce(self, pieces: int) -> None:
-        assert self.announcing is not None  # noqa: S101 - alive
-        if (word := self.announcing.gained(pieces, self.neighbours(), self.cluster.now)) is not None:
-            self._tell(word)
-        if (due := self.announcing.due) is not None and due < self._tells_at:
-            self._tells_at = due
-            self.cluster.call_at(due, self._gathered, self.life)
-
-    def _gathered(self, life: int) -> None:
-        if life == self.life and self.alive and self.announcing is not None:
-            if self.frozen:
-                self.cluster.call_in(0.5, self._gathered, life)
-                return
-            self._tells_at = float("inf")
-            for word in self.announcing.gathered(self.neighbours()):
-                self._tell(word)
-
-    def _progress(self, life: int) -> None:
-        if life != self.life or not self.alive or self.swarm is None:
-            return
-        if not self.frozen:
-            message = Message("lacks", sw.PeerLacks(self.name, self.swarm.lacking_bytes))
-            for peer in self.neighbours():
-                self.cluster.send(self.name, peer, message)
-        if self.frozen or self.swarm.lacking_bytes:
-            self.cluster.call_in(progress_s(len(self.cluster.linked(self.name))), self._progress, life)
-
-    def _tell(self, word: Word) -> None:
-        message = Message("have", sw.PeerHas(self.name, word.pieces))
-        self.count.announcements += len(word.nodes)
-        for peer in word.nodes:
-            self.send(peer, message)
-
     def _do(self, action: sw.SwarmAction) -> None:
         assert self.succession is not None  # noqa: S101 - alive
         claim = self.succession.claim
@@ -370,7 +343,8 @@ class SimNode:
                 ended = lt.LeaseEnded(self.name, lease_id, position, result, retry_after_s)
                 self.send(claim.node, Message("table", ended, claim))
             case sw.Announce(pieces):
-                self._announce(pieces)
+                assert self.voice is not None  # noqa: S101 - alive
+                self.voice.gained(pieces)
             case sw.Complete():
                 self.complete_at = self.cluster.now
             case sw.Fault(text):

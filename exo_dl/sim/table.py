@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from exo_dl.sim.cluster import Report
+from exo_dl.sim.report import Report
 from exo_dl.sim.scenarios import build
 
 __all__ = ["HEADER", "ROWS", "Row", "row_of", "table"]

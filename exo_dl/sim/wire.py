@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from exo_dl.core import swarm as sw
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import iter_bits
+from exo_dl.sim.clock import Clock
 from exo_dl.sim.network import Flow, Network, NodeSpec
 
 __all__ = ["Counters", "Host", "HubState", "Transfer", "Wire", "WireWorld"]
@@ -64,6 +65,7 @@ class Host(Protocol):
     manifest: Manifest
     alive: bool
     frozen: bool
+    clock: Clock
     full: bool
     corrupt: bool
     swarm: sw.Swarm | None
@@ -78,8 +80,6 @@ class WireWorld(Protocol):
     """What a wire needs of the world."""
 
     now: float
-    latency_s: float
-    hub_rtt_s: float
     network: Network
 
     @property
@@ -88,6 +88,12 @@ class WireWorld(Protocol):
 
     def call_in(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
         """Calls later."""
+
+    def latency(self, a: str, b: str) -> float:
+        """Seconds of a message from one node to another."""
+
+    def hub_rtt(self, name: str) -> float:
+        """Seconds from a request to the hub's first byte."""
 
     def reachable(self, a: str, b: str) -> bool:
         """Whether bytes pass between two nodes."""
@@ -134,11 +140,11 @@ class Wire:
         self.transfers[action.fetch_id] = transfer
         self._node.count.peer_requests += 1
         peer = self._cluster.hosts.get(action.peer)
-        rtt = 2 * self._cluster.latency_s
         if peer is None or not self._cluster.reachable(self._node.name, action.peer):
             self._cluster.call_in(_PEER_TIMEOUT_S, self.end, transfer, sw.FetchResult.TIMEOUT)
             return
         assert peer.swarm is not None  # noqa: S101 - reachable
+        rtt = 2 * self._cluster.latency(self._node.name, action.peer)
         busy = list(peer.wire.uploads.values())
         most = _MAX_UPLOADS_STAYING if action.stays else _MAX_UPLOADS
         result = None
@@ -161,7 +167,7 @@ class Wire:
         transfer = Transfer(action.fetch_id, "", action.first, action.end)
         self.transfers[action.fetch_id] = transfer
         self._node.count.hub_requests += 1
-        rtt = self._cluster.hub_rtt_s
+        rtt = self._cluster.hub_rtt(self._node.name)
         if self.hub.result is not None:
             wait = _CONNECT_FAILS_S if self.hub.result is sw.FetchResult.HUB_UNREACHABLE else rtt
             self._cluster.call_in(wait, self.end, transfer, self.hub.result)
@@ -242,7 +248,7 @@ class Wire:
         """Ends transfers that stood still for too long, as the daemon's sockets do."""
         now = self._cluster.now
         for transfer in list(self.transfers.values()):
-            limit = _PEER_TIMEOUT_S if transfer.peer else _HUB_TIMEOUT_S
+            limit = self._node.clock.span(_PEER_TIMEOUT_S if transfer.peer else _HUB_TIMEOUT_S)
             flow = transfer.flow
             if flow is None or self._node.frozen:
                 continue

@@ -14,8 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from exo_dl.sim.cluster import Report
 from exo_dl.sim.faults import random_cluster
+from exo_dl.sim.report import Report
 from exo_dl.sim.watched import WatchedCluster
 
 SEEDS_A_BATCH = 100

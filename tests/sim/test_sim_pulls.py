@@ -12,9 +12,10 @@ from exo_dl.core.leases import LeaseAction, LeaseEvent, LeaseTable, Tick
 from exo_dl.core.pieces import iter_bits, mask
 from exo_dl.core.swarm import PiecesArrived
 from exo_dl.sim.__main__ import main
-from exo_dl.sim.cluster import Cluster, Report
+from exo_dl.sim.cluster import Cluster
 from exo_dl.sim.network import NodeSpec
 from exo_dl.sim.node import SimNode
+from exo_dl.sim.report import Report
 from exo_dl.sim.scenarios import MBIT, build, model
 from exo_dl.sim.table import HEADER, Row, table
 
