@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from exo_dl import __version__, secretfile
+from exo_dl.core.budget import transfers_within
 from exo_dl.core.plan import NodeRoom
 from exo_dl.core.swarm import MAX_PEER_FETCHES
 from exo_dl.errors import ExoDlError, NotFoundError
@@ -28,7 +29,6 @@ from exo_dl.net.fetch import FetchPool
 from exo_dl.net.identity import Identity
 from exo_dl.net.piece_server import PieceServer
 from exo_dl.net.piece_tls import PieceTls
-from exo_dl.net.receive import BUFFER_BYTES
 from exo_dl.net.tickets import TicketKey, TicketSigner, authorizer
 from exo_dl.rpc.v1 import access_pb2, access_pb2_grpc, cluster_pb2, cluster_pb2_grpc, pull_pb2, pull_pb2_grpc
 from exo_dl.store.extent import Extent
@@ -71,7 +71,6 @@ __all__ = ["main", "run"]
 _log = logging.getLogger(__name__)
 _STOP_S = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_MAX_THREADS = 32  # for peers, and as many for hubs
 _SERVICES = (
     cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name,
     pull_pb2.DESCRIPTOR.services_by_name["PullService"].full_name,
@@ -174,12 +173,11 @@ async def _assemble(config: Config, state: StateDir, stack: contextlib.AsyncExit
 
     tls = PieceTls(identity)
     jobs = Jobs(asyncio.get_running_loop())
-    # A thread holds one buffer; as much again is in the kernel for its socket.
-    threads = max(2, min(2 * _MAX_THREADS, config.memory_budget_bytes // (2 * BUFFER_BYTES)))
+    threads = transfers_within(config.memory_budget_bytes)
     pool = FetchPool(
         events=jobs.deliver,
-        max_peer_threads=threads // 2,
-        max_hub_threads=threads // 2,
+        max_peer_threads=threads,
+        max_hub_threads=threads,
         hub_limiter=limits.hub,
         peer_limiter=limits.lan_down,
         tls=tls,

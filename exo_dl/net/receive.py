@@ -19,6 +19,7 @@ from itertools import accumulate
 
 from blake3 import blake3
 
+from exo_dl.core.budget import BUFFER_BYTES
 from exo_dl.core.swarm import FetchResult
 from exo_dl.errors import StorageError
 from exo_dl.net.gather import LONGEST_S
@@ -38,9 +39,6 @@ __all__ = [
 
 SLOW_WRITE_S = 0.01
 """A write that takes longer waits for the disk. One into the page cache takes 0.1 ms: `docs/adr/0019-slow-disks.md`."""
-
-BUFFER_BYTES = 1 << 20
-"""One buffer for each thread. Measured on loopback: 256 KiB costs 20 % more CPU, more than 1 MiB gains nothing."""
 
 PEER_FILL_BYTES = BUFFER_BYTES
 """What is waited for at once from a peer."""
