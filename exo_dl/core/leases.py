@@ -124,6 +124,16 @@ class LeaseTable:
         """Bytes that some node wants and none is known to hold."""
         return self._manifest.set_bytes(self._book.needed & ~self._book.held)
 
+    @property
+    def leased(self) -> int:
+        """Pieces that some lease is still to read."""
+        return self._leases.leased
+
+    @property
+    def free(self) -> int:
+        """Pieces that are to be leased: somebody wants them, and nobody holds, reads or is about to find them."""
+        return self._granting.free
+
     def leases(self) -> tuple[LeaseView, ...]:
         """The leases that stand."""
         return self._leases.views()

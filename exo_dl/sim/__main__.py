@@ -9,6 +9,7 @@ import random
 import sys
 import time
 
+from exo_dl.sim.buffers import Buffers
 from exo_dl.sim.conditions import with_radios, with_skew
 from exo_dl.sim.faults import add_faults
 from exo_dl.sim.scenarios import SCENARIOS, build
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--faults-within-s", type=float, default=15.0, help="they begin in the first seconds")
     parser.add_argument("--skew", action="store_true", help="clocks that are up to 3 days and 1 %% off")
     parser.add_argument("--radios", action="store_true", help="some nodes are behind a radio, 5 to 50 ms one way")
+    parser.add_argument("--memory-mib", type=int, default=64, help="each node's budget for the buffers of transfers")
     parser.add_argument("--quantum-ms", type=float, default=1.0)
     parser.add_argument("--until-s", type=float, default=100_000.0)
     parser.add_argument("--json", action="store_true")
@@ -57,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.faults:
         rng = random.Random(args.seed)  # noqa: S311 - a simulation
         add_faults(cluster, rng, count=args.faults, within_s=args.faults_within_s)
+    for node in cluster.nodes.values():
+        node.wire.buffers = Buffers(args.memory_mib << 20)
     if args.skew:
         with_skew(cluster.nodes.values(), args.seed)
     if args.radios:
@@ -78,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         "announcements": report.announcements,
         "peer_requests": report.peer_requests,
         "refused": report.refused,
+        "peak_buffer_mib": report.peak_buffer_bytes >> 20,
         "coordinator_cpu_ms_per_node": round(report.coordinator_cpu_s * 1000 / args.nodes, 3),
         "faults": len(report.faults),
         "cpu_s": round(time.process_time() - started, 2),

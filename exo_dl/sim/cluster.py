@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from exo_dl.core.leases import LeaseEvent
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.succession import Claim
 from exo_dl.core.swarm import FetchResult
@@ -165,7 +166,7 @@ class Cluster:
         if link.lost:
             return
         if link.cut:
-            link.queue.append((target, message))
+            link.queue.append((self.now + self.latency(source, target), target, message))
             return
         self.call_in(self.latency(source, target), self._deliver, source, target, message, link.generation)
 
@@ -176,7 +177,7 @@ class Cluster:
             if link.lost or link.generation != generation:
                 return
             if link.cut:
-                link.queue.append((target, message))
+                link.queue.append((self.now, target, message))
                 return
         node.feed(message)
 
@@ -195,8 +196,8 @@ class Cluster:
             return
         link.cut = False
         if not link.lost:
-            queue, link.queue = link.queue, []
-            for target, message in queue:
+            queue, link.queue = sorted(link.queue, key=lambda entry: entry[0]), []
+            for _, target, message in queue:
                 other = a if target == b else b
                 self.call_in(self.latency(a, b), self._deliver, other, target, message, link.generation)
         elif self.nodes[a].alive and self.nodes[b].alive:
@@ -277,11 +278,20 @@ class Cluster:
 
     # ----------------------------------------------------------------- watch
 
+    def asked(self, node: str, transfer: Transfer) -> None:
+        """A node's machine asked for a transfer: for those who look at it."""
+
+    def began(self, node: str) -> None:
+        """A transfer of a node holds buffers from now on: for those who look at it."""
+
     def hub_sent(self, node: str, piece: int, byte_count: float) -> None:
         """The hub sent a node a piece, or a part of one: for those who count."""
 
-    def leased(self, node: str) -> None:
+    def leased(self, node: str, event: LeaseEvent) -> None:
         """The lease table of a node took an event: for those who look at it."""
+
+    def look(self) -> None:
+        """Twice a second: for those who look at everything."""
 
     def trouble(self, name: str, why: str) -> None:
         """A fault befalls a node: for those who reckon with it."""
@@ -324,6 +334,7 @@ class Cluster:
                         node.wire.time_out()
                         if node.succession is not None and not node.succession.reachable:
                             node.take_over()
+                self.look()
             if self.done and self.now >= settle_s:
                 finished_at = self.now
                 break

@@ -11,12 +11,15 @@ __all__ = ["Link", "Links"]
 
 @dataclass(slots=True)
 class Link:
-    """The stream between two nodes: ``generation`` grows with each time that it is made anew."""
+    """The stream between two nodes: ``generation`` grows with each time that it is made anew.
+
+    In the ``queue`` is what it could not carry: when each message would have come, for whom, and what it says.
+    """
 
     cut: bool = False
     lost: bool = False
     generation: int = 0
-    queue: list[tuple[str, Message]] = field(default_factory=list)
+    queue: list[tuple[float, str, Message]] = field(default_factory=list)
 
 
 class Links:

@@ -25,6 +25,7 @@ from exo_dl.sim.world import Message, World
 
 __all__ = ["SimNode"]
 
+_MOST_HUB = 4  # connections to the hub, where memory is not short
 _MEET_S = 0.002  # all that come at about the same time are met together
 
 
@@ -72,6 +73,7 @@ class SimNode:
         self.latency_s: float | None = None
         self.alive = False
         self.frozen = False
+        self.short: tuple[int, int] | None = None
         self.corrupt = False
         self.full = False
         self.swarm: Swarm | None = None
@@ -111,6 +113,9 @@ class SimNode:
             self._coordinate(claim)
         self.cluster.call_in(self.check_s, self._checked, self.life)
         self.feed(sw.HubReady(self.hub_ok))
+        self.wire.limits = None
+        if self.short is not None:
+            self._limit(*self.short)
         self.voice.begin()
         if self.checking:
             self.join_coordinator()
@@ -121,6 +126,15 @@ class SimNode:
             if self.disk:
                 self.feed(sw.Held(self.disk))
             self.join_coordinator()
+
+    def memory_short(self, limits: tuple[int, int] | None) -> None:
+        """At most so many connections to the hub and transfers from peers; None: there is room again."""
+        self.short = limits
+        self._limit(*(limits or (_MOST_HUB, sw.MAX_PEER_FETCHES)))
+
+    def _limit(self, hub: int, peers: int) -> None:
+        self.feed(sw.SlotLimit(hub))
+        self.feed(sw.PeerLimit(peers))
 
     def kill(self) -> None:
         """The process is gone; its disk stays."""
@@ -169,6 +183,10 @@ class SimNode:
     def _to_swarm(self, event: sw.SwarmEvent) -> None:
         if self.swarm is None:
             return
+        if isinstance(event, sw.SlotLimit):
+            self.wire.limits = (event.limit, sw.MAX_PEER_FETCHES)
+        elif isinstance(event, sw.PeerLimit) and self.wire.limits is not None:
+            self.wire.limits = (self.wire.limits[0], event.limit)
         for action in self.swarm.handle(event, self.clock.read(self.cluster.now)):
             self._do(action)
         if self.swarm is not None:
@@ -193,7 +211,7 @@ class SimNode:
                         self.send(node, Message("query", None, claim))
                 case lt.Fault(text):
                     self.count.faults.append(f"{self.cluster.now:.2f} {text}")
-        self.cluster.leased(self.name)
+        self.cluster.leased(self.name, event)
         if self.table is not None:
             self._table_alarm.arm(self.table.next_deadline())
 

@@ -16,6 +16,7 @@ __all__ = ["Report", "report_of"]
 class Report:
     """What a run came to. Times in simulated seconds; ``hub_ratio`` is bytes sent by the hub per byte of the model.
 
+    ``peak_buffer_bytes`` is the most that the buffers of one node took at once.
     ``coordinator_cpu_s`` is real: what this machine took for all that lease tables decided.
     """
 
@@ -30,6 +31,7 @@ class Report:
     peer_requests: int
     refused: int
     complete: bool
+    peak_buffer_bytes: int = 0
     coordinator_cpu_s: float = field(default=0.0, compare=False)
     faults: list[str] = field(default_factory=list)
 
@@ -84,6 +86,7 @@ def report_of(
         peer_requests=sum(n.count.peer_requests for n in nodes),
         refused=sum(n.count.refused for n in nodes),
         complete=complete,
+        peak_buffer_bytes=max((n.wire.buffers.peak_bytes for n in nodes), default=0),
         coordinator_cpu_s=sum(n.count.coordinator_cpu_s for n in nodes),
         faults=[f"{n.name}: {line}" for n in nodes for line in n.count.faults],
     )

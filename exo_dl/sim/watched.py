@@ -12,14 +12,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import Any
 
-from exo_dl.core.leases import HeldLease, LeaseView
+from exo_dl.core.budget import HELD_BYTES
+from exo_dl.core.leases import HeldLease, LeaseEvent, LeaseView
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import iter_bits, mask
 from exo_dl.core.succession import Claim
 from exo_dl.sim.cluster import Cluster
+from exo_dl.sim.lease_watch import LeaseWatch
+from exo_dl.sim.wire import Transfer
 
 __all__ = ["WatchedCluster"]
 
+_HEARS = ("hub", "silent hub", "corrupt", "full")  # troubles in which a node hears the others all the same
 _RECOVERS_S = 4.0  # links are made anew, leases told, and what was in doubt is asked for
 _RACED_PART, _CUT_PART, _CUT_BYTES = 0.009, 2 * 0.005, 2 << 20
 
@@ -28,14 +32,15 @@ class WatchedCluster(Cluster):
     """See `Cluster`.
 
     Attributes:
-        wrong: what was found wrong with leases.
+        wrong: what was found wrong with leases and budgets.
         again: bytes that the hub sent again, with no fault to account for them.
         same_again: those of them that it sent again to the same node.
     """
 
     def __init__(self, manifest: Manifest, **options: Any) -> None:
         super().__init__(manifest, **options)
-        self.wrong: list[str] = []
+        self._watch = LeaseWatch()
+        self.wrong = self._watch.wrong
         self.again = self.same_again = 0.0
         self._tables: set[Claim] = set()
         self._allowed: Counter[int] = Counter()
@@ -44,20 +49,18 @@ class WatchedCluster(Cluster):
 
     # ---------------------------------------------------------------- leases
 
-    def leased(self, node: str) -> None:
-        """Looks at the leases of a node's table: each piece is in one, and at most once more in a duplicate."""
+    def leased(self, node: str, event: LeaseEvent) -> None:
+        """Looks at the leases of a node's table."""
         table, claim = self.nodes[node].table, self.claim_of(node)
         if table is None or claim is None:
             return
         self._tables.add(claim)
-        covered = {False: 0, True: 0}
-        for lease in table.leases():
-            rest = mask(lease.position, lease.end)
-            if not lease.first <= lease.position <= lease.end:
-                self.wrong.append(f"{self.now:.2f} {lease} is at a piece that is not of it")
-            if rest & covered[lease.duplicate]:
-                self.wrong.append(f"{self.now:.2f} {lease} is of pieces that are leased already")
-            covered[lease.duplicate] |= rest
+        self._watch.took(table, event, self.now)
+
+    def look(self) -> None:
+        """Looks at all leases twice a second."""
+        mute = {name for name, whys in self._troubles.items() if any(not why.startswith(_HEARS) for why in whys)}
+        self._watch.look(self.nodes.values(), self.now, mute=mute)
 
     @property
     def standing(self) -> list[LeaseView | HeldLease]:
@@ -69,6 +72,29 @@ class WatchedCluster(Cluster):
             if node.swarm is not None:
                 found += node.swarm.held_leases()
         return found
+
+    # --------------------------------------------------------------- budgets
+
+    def asked(self, node: str, transfer: Transfer) -> None:
+        """Looks at whether a node's machine keeps to what it was told when memory became short."""
+        wire = self.nodes[node].wire
+        if wire.limits is None:
+            return
+        hub, peers = wire.limits
+        flying = sum(bool(t.peer) and not t.cancelled for t in wire.transfers.values())
+        if transfer.peer and flying > peers:
+            self.wrong.append(f"{self.now:.2f} {node} has {flying} transfers from peers, and may have {peers}")
+        if not transfer.peer and transfer.slot >= hub:
+            self.wrong.append(f"{self.now:.2f} {node} reads by connection {transfer.slot}, and may have {hub}")
+
+    def began(self, node: str) -> None:
+        """Looks at whether the buffers of a node's transfers are within its budget."""
+        wire = self.nodes[node].wire
+        held = sum(wire.buffers.holds(fetch_id) for fetch_id in wire.transfers) * HELD_BYTES
+        if held > wire.buffers.budget_bytes:
+            self.wrong.append(
+                f"{self.now:.2f} {node} holds {held} bytes in buffers: {wire.buffers.budget_bytes} are all"
+            )
 
     # ----------------------------------------------------------------- bytes
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from exo_dl.core import swarm as sw
 from exo_dl.core.manifest import Manifest
 from exo_dl.core.pieces import iter_bits
+from exo_dl.sim.buffers import Buffers
 from exo_dl.sim.clock import Clock
 from exo_dl.sim.network import Flow, Network, NodeSpec
 
@@ -20,11 +21,12 @@ _MAX_UPLOADS_PER_PEER = 4
 _PEER_TIMEOUT_S = 5.0
 _HUB_TIMEOUT_S = 8.0
 _CONNECT_FAILS_S = 0.5
+_NO_THREAD_S = 1.0
 
 
 @dataclass(slots=True)
 class Transfer:
-    """A transfer of a node, from the hub (``peer`` empty) or a peer."""
+    """A transfer of a node, from the hub (``peer`` empty, by connection ``slot``) or a peer."""
 
     fetch_id: int
     peer: str
@@ -32,6 +34,8 @@ class Transfer:
     end: int
     flow: Flow | None = None
     moved_at: float = 0.0
+    slot: int = -1
+    cancelled: bool = False
 
 
 @dataclass(slots=True)
@@ -104,6 +108,12 @@ class WireWorld(Protocol):
     def stop_flow(self, transfer: Transfer) -> None:
         """A transfer's bytes stop."""
 
+    def asked(self, node: str, transfer: Transfer) -> None:
+        """A node's machine asked for a transfer: for those who look at it."""
+
+    def began(self, node: str) -> None:
+        """A transfer of a node holds buffers from now on: for those who look at it."""
+
     def hub_sent(self, node: str, piece: int, byte_count: float) -> None:
         """The hub sent a piece, or a part of one."""
 
@@ -114,6 +124,11 @@ class Wire:
     Args:
         cluster: the world.
         node: whose transfers these are.
+
+    Attributes:
+        hub: how the hub treats the node.
+        buffers: of its threads.
+        limits: connections to the hub and transfers from peers that its machine was told to have at most, if it was.
     """
 
     def __init__(self, cluster: WireWorld, node: Host) -> None:
@@ -121,6 +136,8 @@ class Wire:
         self._node = node
         self._manifest = node.manifest
         self.hub = HubState()
+        self.limits: tuple[int, int] | None = None
+        self.buffers = Buffers()
         self.transfers: dict[int, Transfer] = {}
         self.uploads: dict[Flow, str] = {}
 
@@ -133,11 +150,16 @@ class Wire:
         self._cluster.start_flow(self._node, transfer, flow)
 
     def from_peer(self, action: sw.FetchFromPeer) -> None:
-        """A transfer from a peer begins."""
-        now = self._cluster.now
+        """A transfer from a peer begins, or waits for a thread."""
         pieces = list(iter_bits(action.pieces))
         transfer = Transfer(action.fetch_id, action.peer, pieces[0], pieces[-1] + 1)
         self.transfers[action.fetch_id] = transfer
+        self._cluster.asked(self._node.name, transfer)
+        self.buffers.from_peer(action.fetch_id, lambda: self._ask_peer(action, transfer, pieces))
+
+    def _ask_peer(self, action: sw.FetchFromPeer, transfer: Transfer, pieces: list[int]) -> None:
+        now = self._cluster.now
+        self._cluster.began(self._node.name)
         self._node.count.peer_requests += 1
         peer = self._cluster.hosts.get(action.peer)
         if peer is None or not self._cluster.reachable(self._node.name, action.peer):
@@ -164,8 +186,13 @@ class Wire:
     def from_hub(self, action: sw.FetchFromHub) -> None:
         """A transfer from the hub begins."""
         now = self._cluster.now
-        transfer = Transfer(action.fetch_id, "", action.first, action.end)
+        transfer = Transfer(action.fetch_id, "", action.first, action.end, slot=action.slot)
         self.transfers[action.fetch_id] = transfer
+        self._cluster.asked(self._node.name, transfer)
+        if not self.buffers.from_hub(action.fetch_id):
+            self._cluster.call_in(0.0, self.end, transfer, sw.FetchResult.HUB_BUSY, _NO_THREAD_S)
+            return
+        self._cluster.began(self._node.name)
         self._node.count.hub_requests += 1
         rtt = self._cluster.hub_rtt(self._node.name)
         if self.hub.result is not None:
@@ -224,8 +251,8 @@ class Wire:
             if transfer.flow is not None and transfer.flow.done:
                 self.end(transfer, sw.FetchResult.DONE)
 
-    def end(self, transfer: Transfer, result: sw.FetchResult) -> None:
-        """A transfer is over, unless it was already."""
+    def end(self, transfer: Transfer, result: sw.FetchResult, retry_after_s: float = 0.0) -> None:
+        """A transfer is over, unless it was already. ``retry_after_s``: at least; the hub may say more."""
         if self.transfers.get(transfer.fetch_id) is not transfer:
             return
         if self._node.frozen:
@@ -241,8 +268,10 @@ class Wire:
             self._node.count.hub_bytes += part
             self._cluster.hub_sent(self._node.name, flow.marks[flow.next_mark][1], part)
         self._stop_flow(transfer)
-        retry = self.hub.retry_after_s if result is sw.FetchResult.HUB_BUSY else 0.0
-        self._node.dispatch(sw.FetchEnded(transfer.fetch_id, result, retry))
+        self.buffers.end(transfer.fetch_id)
+        if result is sw.FetchResult.HUB_BUSY:
+            retry_after_s = max(retry_after_s, self.hub.retry_after_s)
+        self._node.dispatch(sw.FetchEnded(transfer.fetch_id, result, retry_after_s))
 
     def time_out(self) -> None:
         """Ends transfers that stood still for too long, as the daemon's sockets do."""
@@ -261,6 +290,7 @@ class Wire:
     def cancel(self, fetch_id: int) -> None:
         """A transfer is to end now."""
         if (transfer := self.transfers.get(fetch_id)) is not None:
+            transfer.cancelled = True
             self._cluster.call_in(0.01, self.end, transfer, sw.FetchResult.CANCELLED)
 
     def pause(self) -> None:
@@ -271,7 +301,7 @@ class Wire:
 
     def resume(self) -> None:
         """The process goes on, and finds its connections broken."""
-        for transfer in list(self.transfers.values()):
+        for transfer in [t for t in self.transfers.values() if self.buffers.holds(t.fetch_id)]:
             self.end(transfer, sw.FetchResult.FAILED)
 
     def drop(self) -> None:
@@ -279,6 +309,7 @@ class Wire:
         for transfer in list(self.transfers.values()):
             self._stop_flow(transfer)
         self.transfers.clear()
+        self.buffers.drop()
         self.uploads.clear()
 
     def _stop_flow(self, transfer: Transfer) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from exo_dl.core.leases import LeaseEvent
 from exo_dl.core.succession import Claim
 from exo_dl.sim.wire import WireWorld
 
@@ -40,7 +41,7 @@ class World(WireWorld, Protocol):
     def is_linked(self, a: str, b: str) -> bool:
         """Whether two nodes have a link."""
 
-    def leased(self, node: str) -> None:
+    def leased(self, node: str, event: LeaseEvent) -> None:
         """The lease table of a node took an event."""
 
     def claim_of(self, name: str) -> Claim | None:

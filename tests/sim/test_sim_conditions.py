@@ -7,6 +7,7 @@ import json
 import pytest
 
 from exo_dl.sim.__main__ import main
+from exo_dl.sim.buffers import Buffers
 from exo_dl.sim.clock import Clock
 from exo_dl.sim.cluster import Cluster
 from exo_dl.sim.conditions import with_radios, with_skew
@@ -91,3 +92,26 @@ def test_the_command_takes_skew_and_radios(capsys: pytest.CaptureFixture[str]) -
         assert main(["--nodes", "4", "--size-mib", "64", "--json", *options]) == 0
         figures.append(json.loads(capsys.readouterr().out))
     assert figures[0]["seconds"] != figures[1]["seconds"] and figures[0]["seconds"] < figures[2]["seconds"]
+
+
+def test_nodes_with_little_memory_end_with_everything_within_their_budgets() -> None:
+    """4 MiB are one transfer from the hub and one from a peer at once."""
+    cluster = cluster_of("lab", 4)
+    for node, mib in zip(cluster.nodes.values(), (4, 8, 16, 64), strict=True):
+        node.wire.buffers = Buffers(mib << 20)
+    report = cluster.run(until_s=1000)
+    assert report.complete and report.hub_ratio <= 1.01
+    peaks = {n.wire.buffers.budget_bytes >> 20: n.wire.buffers.peak_bytes >> 20 for n in cluster.nodes.values()}
+    assert peaks[4] == 4 and peaks[8] == 8 and peaks[4] < peaks[16] <= 16
+    assert report.peak_buffer_bytes == max(peaks.values()) << 20
+    assert report.ratio <= 1.25
+
+
+def test_budgets_of_seeds_differ_and_memory_becomes_short() -> None:
+    differ, told = 0, 0
+    for seed in range(12):
+        cluster, _ = random_cluster(seed, largest_mib=12, within_s=4)
+        differ += len({n.wire.buffers.budget_bytes for n in cluster.nodes.values()}) > 1
+        cluster.run(until_s=600, settle_s=5)
+        told += any(n.wire.limits is not None for n in cluster.nodes.values())
+    assert differ >= 3 and told
