@@ -36,6 +36,9 @@ class Cluster:
             it should be small beside the time that a piece takes on a free link.
         swarm_options: passed to every `Swarm`.
         table_options: passed to every `LeaseTable`.
+
+    Attributes:
+        measures_cpu: whether to measure what lease tables take of the processor; asking the system for it is slow.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Cluster:
         self.swarm_options = swarm_options or {}
         self.table_options = table_options or {}
         self.initiator = ""
+        self.measures_cpu = True
         self.now = 0.0
         self._moved_at = 0.0
         self._timers: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -93,10 +97,14 @@ class Cluster:
         if name == self.initiator and node.life:
             # A restarted initiator does not know how the pull went on: it takes part as everyone else does.
             claim = Claim(0, name)
-        node.alive = True
         others = [
             n for n in self.nodes.values() if n.alive and n is not node and not self._links.look(name, n.name).cut
         ]
+        for other in others:
+            if node.life and not self._links.look(name, other.name).lost:
+                # Its first words say that it was restarted: what was before is over.
+                other.peer_down(name)
+        node.alive = True
         for other in others:
             if node.life or self._links.look(name, other.name).lost:
                 self._links.renew(name, other.name)

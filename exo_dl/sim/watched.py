@@ -39,6 +39,7 @@ class WatchedCluster(Cluster):
 
     def __init__(self, manifest: Manifest, **options: Any) -> None:
         super().__init__(manifest, **options)
+        self.measures_cpu = False
         self._watch = LeaseWatch()
         self.wrong = self._watch.wrong
         self.again = self.same_again = 0.0

@@ -26,6 +26,7 @@ class World(WireWorld, Protocol):
     """What a node needs of the world."""
 
     initiator: str
+    measures_cpu: bool
     swarm_options: dict[str, Any]
     table_options: dict[str, Any]
 
