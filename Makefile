@@ -11,9 +11,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 COMPILE := env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --generate-hashes \
 	--strip-extras --allow-unsafe --no-annotate --no-emit-options --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host $(UPGRADE)
-# Real daemons have the machine to themselves; all else runs on each core.
-ONE_BY_ONE := tests/integration tests/lab
-SIDE_BY_SIDE := $(BIN)/python -m pytest -n auto --dist worksteal --ignore tests/integration --ignore tests/lab
+# The lab's networks have the machine to themselves; all else runs on each core, real daemons apart from what is reckoned.
+SIDE_BY_SIDE := $(BIN)/python -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check fuzz lint format proto proto-check bench bench-hop bench-local sim faults soak audit loaders \
@@ -39,12 +38,13 @@ demo: $(READY)  ## Three daemons on this machine pull one model from a local hub
 	$(BIN)/python bench/demo.py
 
 test: lint $(WEIGHTS) lab-tools  ## Everything that must hold: lint, types, generated code, all tests
-	$(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest -m "not faults" $(ONE_BY_ONE)
+	$(SIDE_BY_SIDE) --ignore tests/integration --ignore tests/lab
+	$(SIDE_BY_SIDE) tests/integration
+	$(BIN)/python -m pytest -m "not faults" tests/lab
 
 check: lint $(WEIGHTS)  ## The same without the tests that need network namespaces
-	$(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest -m "not lab" $(ONE_BY_ONE)
+	$(SIDE_BY_SIDE) --ignore tests/integration --ignore tests/lab
+	$(SIDE_BY_SIDE) tests/integration
 
 fuzz: $(READY)  ## The fuzz tests for long (FUZZ_EXAMPLES=20000 of each; a short run is part of the tests)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-20000} $(BIN)/python -m pytest tests/fuzz
