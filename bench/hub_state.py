@@ -21,10 +21,14 @@ _SIGNED_FOR_S = 3600
 
 
 class Bucket:
-    """A rate that all connections share."""
+    """A rate that all connections share.
+
+    Attributes:
+        rate: bytes/s, above 0; may be changed at any time.
+    """
 
     def __init__(self, bytes_per_s: float) -> None:
-        self._rate = bytes_per_s
+        self.rate = bytes_per_s
         self._lock = threading.Lock()
         self._free_at = time.monotonic()
 
@@ -33,7 +37,7 @@ class Bucket:
         with self._lock:
             now = time.monotonic()
             start = max(self._free_at, now - 0.05)
-            self._free_at = start + size / self._rate
+            self._free_at = start + size / self.rate
             delay = self._free_at - now
         if delay > 0:
             time.sleep(delay)

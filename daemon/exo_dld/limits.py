@@ -77,6 +77,7 @@ class Limits:
         self._sharing: Sharing | None = None
         self._running: Callable[[], Iterable[Session]] = tuple
         self._name = ""
+        self._told_rate = self.hub.bytes_per_s
 
     def join(self, membership: Membership, *, name: str, running: Callable[[], Iterable[Session]]) -> None:
         """Begins to talk with the other nodes.
@@ -221,10 +222,13 @@ class Limits:
         """The limiters go by what holds now."""
         _, sharing = self._joined()
         rates = [rate for rate in (float(self._own.hub_bytes_per_s), sharing.share) if rate]
-        old, new = self.hub.bytes_per_s, min(rates, default=0.0)
+        new = min(rates, default=0.0)
         self.hub.set_rate(new)
         self.lan_up.set_rate(self._own.lan_up_bytes_per_s)
         self.lan_down.set_rate(self._own.lan_down_bytes_per_s)
+        if sharing.waiting:
+            return  # who is told of a rate that holds for a moment takes away leases that are read in time
+        old, self._told_rate = self._told_rate, new
         if new and (not old or new < _SLOWED * old):
             workers = [s.worker for s in self._running() if s.worker is not None]
             for worker in workers:

@@ -69,6 +69,11 @@ class Sharing:
         return self._share
 
     @property
+    def waiting(self) -> bool:
+        """Whether the share is next to nothing for a moment, until the node that divides has said what it is."""
+        return 0 < self._share <= _TRICKLE_BYTES_PER_S
+
+    @property
     def used(self) -> float:
         """Bytes/s that it read in the last second."""
         return self._used

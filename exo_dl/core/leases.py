@@ -257,7 +257,8 @@ class LeaseTable:
     def _moved(self, lease: Lease, position: int, rate: float, now: float, *, have: int = -1) -> None:
         """A lease is at ``position``. What it read is held, but for what is not in ``have``."""
         advances = lease.position < position <= self._manifest.piece_count
-        if rate > 0 and (advances or not lease.rate):
+        # A node that tells a lower rate without a new piece knows of a limit, or of a link that became slow.
+        if rate > 0 and (advances or not lease.rate or rate < lease.rate):
             lease.rate = rate = self._granting.bounded(lease, position, rate, now) if advances else rate
             self._book.measured(lease.node, lease.slot, rate)
         if not advances:

@@ -8,7 +8,16 @@ import random
 import pytest
 
 from exo_dl.core.lease_policy import CostMap
-from exo_dl.core.leases import Cut, HeldLease, LeaseAsked, LeaseEnded, LeaseProgressed, LeaseResult, NodeJoined
+from exo_dl.core.leases import (
+    Cut,
+    HeldLease,
+    LeaseAsked,
+    LeaseEnded,
+    LeaseProgressed,
+    LeaseResult,
+    NodeJoined,
+    Tick,
+)
 from exo_dl.core.manifest import FileEntry, Manifest
 from exo_dl.core.pieces import mask
 from exo_dl.core.swarm import (
@@ -106,3 +115,15 @@ def test_a_rate_is_told_once_more_than_small_files_were_read() -> None:
         told += [x.bytes_per_s for x in actions if isinstance(x, ReportLease)]
     assert told[0] == 0
     assert told[1:] == pytest.approx([5e6, 5e6], rel=0.1)
+
+
+@pytest.mark.parametrize(("told", "taken"), [(0.2e6, False), (0.0, True)], ids=["it is limited", "it says nothing"])
+def test_a_lease_of_a_node_that_says_it_is_slower_now_is_not_taken_for_one_that_stands_still(
+    told: float, taken: bool
+) -> None:
+    """A limit that is set in the middle of a piece is told before the piece has come."""
+    bench = Bench(size_mib=64)
+    bench.join("a", rate=10e6)
+    grant = bench.ask("a", rate=10e6)
+    bench.send(LeaseProgressed("a", grant.lease_id, grant.first, told, grant.end), at=0.5)
+    assert bool(bench.send(Tick(), at=10.0)) == taken
