@@ -27,6 +27,8 @@ _DRAIN_S = 3.0
 _FETCH_MASK = 0xFFFFFFFF
 # A peer that brought nothing in this time was too slow, where its answer is given up.
 _SLOW_S = 0.5
+# A peer that drops a file and reads it again answers with the new bytes until others have heard of it.
+_JUDGED_AFTER_S = 1.0
 _NO_ANSWER = (core.FetchResult.FAILED, core.FetchResult.TIMEOUT, core.FetchResult.MISSING)
 
 
@@ -55,6 +57,11 @@ class _Fetch:
         """Nothing more is recorded. A piece that is being recorded now is, when this returns."""
         with self._lock:
             self._void = True
+
+    @property
+    def is_void(self) -> bool:
+        """Whether its pieces were dropped."""
+        return self._void
 
     @property
     def brought(self) -> bool:
@@ -112,6 +119,7 @@ class Transfers:
         self._testimony = testimony
         self._number = jobs.register(self._events)
         self._fetches: dict[int, _Fetch] = {}
+        self._accused: dict[int, tuple[JobEnded, asyncio.TimerHandle]] = {}
         self._drained = asyncio.Event()
 
     def from_peer(self, action: core.FetchFromPeer) -> None:
@@ -174,6 +182,7 @@ class Transfers:
         """A fetch shall end now."""
         if (fetch := self._fetches.get(fetch_id)) is not None and self._loop.time() - fetch.began > _SLOW_S:
             fetch.given_up = True
+        self._judge(fetch_id, core.FetchResult.CANCELLED)
         self._pool.cancel(self._job_id(fetch_id))
 
     def void(self, pieces: int) -> None:
@@ -181,11 +190,13 @@ class Transfers:
         for fetch_id, fetch in list(self._fetches.items()):
             if any(pieces >> target.piece & 1 for target in fetch.targets):
                 fetch.void()
+                self._judge(fetch_id, core.FetchResult.MISSING)
                 self._pool.cancel(self._job_id(fetch_id))
 
     def cancel_all(self) -> None:
         """All fetches shall end now."""
         for fetch_id in list(self._fetches):
+            self._judge(fetch_id, core.FetchResult.CANCELLED)
             self._pool.cancel(self._job_id(fetch_id))
 
     async def close(self) -> None:
@@ -269,8 +280,28 @@ class Transfers:
             self._feed(core.PiecesArrived(fetch_id, pieces, count, at_s))  # the loop's clock is `time.monotonic`
         for end in ended:
             fetch_id = end.job_id & _FETCH_MASK
-            self._count(fetch_id, end.result)
-            self._end(fetch_id, core.FetchEnded(fetch_id, end.result, end.retry_after_s, self._detail(end)))
+            fetch = self._fetches.get(fetch_id)
+            if fetch is None or not fetch.peer or end.result is not core.FetchResult.CORRUPT:
+                self._over(fetch_id, end, end.result)
+            elif fetch.is_void:
+                self._over(fetch_id, end, core.FetchResult.MISSING)
+            else:
+                later = self._loop.call_later(_JUDGED_AFTER_S, self._judge, fetch_id, end.result)
+                self._accused[fetch_id] = end, later
+
+    def _judge(self, fetch_id: int, result: core.FetchResult) -> None:
+        """What becomes of a transfer whose bytes had not the digest which their sender named, if this is one.
+
+        It is the sender's fault only where the file was not dropped just then.
+        """
+        if (accused := self._accused.pop(fetch_id, None)) is not None:
+            end, later = accused
+            later.cancel()
+            self._loop.call_soon(self._over, fetch_id, end, result)
+
+    def _over(self, fetch_id: int, end: JobEnded, result: core.FetchResult) -> None:
+        self._count(fetch_id, result)
+        self._end(fetch_id, core.FetchEnded(fetch_id, result, end.retry_after_s, self._detail(end)))
 
     def _detail(self, end: JobEnded) -> str:
         """Why a job ended, for a person. The pool knows descriptors, and no folder: that is named here."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from exo_dld.transfers import _Fetch
+from exo_dl.core import swarm as core
+from exo_dl.net.fetch import FetchEvent, JobEnded
+from exo_dl.sim.scenarios import model
+from exo_dld import transfers
+from exo_dld.transfers import Transfers, _Fetch
 
 
 class SlowStore:
@@ -39,3 +45,82 @@ def test_a_piece_that_is_being_recorded_is_there_to_be_dropped() -> None:
     assert store.done == ["recorded 3", "dropped"]
     with pytest.raises(KeyError):
         fetch.record(4, b"")
+
+
+class Bench:
+    """The transfers of one worker, of which a pool that does nothing reports what a test says."""
+
+    def __init__(self) -> None:
+        self.ended: asyncio.Queue[core.SwarmEvent] = asyncio.Queue()
+        self.strikes: list[str] = []
+        self.counted: list[str] = []
+        self.report: Any = None
+
+        def register(report: Any) -> int:
+            self.report = report
+            return 1
+
+        extent = SimpleNamespace(fd=-1, offset=0, size=1)
+        parts: dict[str, Any] = {
+            "store": SimpleNamespace(extent=lambda _: extent, abandon=lambda _: None, folder="here"),
+            "pool": SimpleNamespace(submit=lambda _: None, cancel=lambda _: None),
+            "jobs": SimpleNamespace(register=register, unregister=lambda _: None),
+            "ports": SimpleNamespace(
+                peer_address=lambda _: ("127.0.0.1", 1),
+                signer=lambda _: SimpleNamespace(adjust=None),
+                dropped=lambda peer, reason: self.counted.append(f"{peer} {reason.value}"),
+            ),
+            "testimony": SimpleNamespace(digest=lambda *_: bytes(32), broken=self.strikes.append),
+        }
+        self.transfers = Transfers(
+            pull_id="p",
+            manifest=model(size_bytes=8 << 20, files=1),
+            hub=SimpleNamespace(),  # type: ignore[arg-type]
+            feed=self.ended.put_nowait,
+            encrypted=False,
+            ended=lambda *_: None,
+            **parts,
+        )
+        self.transfers.from_peer(core.FetchFromPeer(1, "b", 0b110, False))
+
+    def corrupt(self) -> None:
+        events: list[FetchEvent] = [JobEnded(1 << 32 | 1, core.FetchResult.CORRUPT, "other bytes", 0.0, 1, 0.1)]
+        self.report(events)
+
+    async def result(self) -> core.FetchResult:
+        async with asyncio.timeout(10):
+            event = await self.ended.get()
+        assert isinstance(event, core.FetchEnded)
+        return event.result
+
+
+async def test_wrong_bytes_are_their_senders_fault() -> None:
+    bench = Bench()
+    bench.corrupt()
+    assert await bench.result() is core.FetchResult.CORRUPT
+    assert bench.strikes == ["b"]
+    assert len(bench.counted) == 1
+
+
+@pytest.mark.parametrize("first", ["the bytes", "the drop"])
+async def test_of_a_file_that_is_dropped_just_then_they_are_not(first: str) -> None:
+    """The sender reads the file again, and this node hears of that a moment before or after the new bytes."""
+    bench = Bench()
+    steps = [bench.corrupt, lambda: bench.transfers.void(0b100)]
+    for step in steps if first == "the bytes" else reversed(steps):
+        step()
+    assert await bench.result() is core.FetchResult.MISSING
+    assert not bench.strikes
+
+
+async def test_a_verdict_holds_up_nobody_who_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfers, "_JUDGED_AFTER_S", 3600.0)
+    bench = Bench()
+    bench.corrupt()
+    bench.transfers.cancel(1)
+    assert await bench.result() is core.FetchResult.CANCELLED
+    assert not bench.strikes
+    bench.transfers.from_peer(core.FetchFromPeer(1, "b", 0b1000, False))
+    bench.corrupt()
+    async with asyncio.timeout(10):
+        await bench.transfers.close()
