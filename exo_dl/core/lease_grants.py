@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from math import ceil
 
 from exo_dl.core import lease_policy as policy
 from exo_dl.core.lease_ledger import LeaseLedger
@@ -21,6 +22,7 @@ _ANSWER_S = 0.5  # a node answers a cut within milliseconds, unless it has no ti
 _GAIN_S = 0.2  # each cut is a request more, and a round trip
 _TWICE_GAIN_S = 0.1  # a piece is read twice only for this much: on a busy machine rates waver by less
 _LOOK_S = 50e-6  # between two looks at all leases, for each of them: a few hundredths of a core
+_LOOKED_AT = 64  # nodes whose leases are gone through for one ask
 _RACED = 4  # leases that are looked at for a race
 
 
@@ -101,6 +103,8 @@ class Granting:
         nodes = len(self._book.nodes)
         if self._readers.full(len(self._leases), nodes, reads=bool(self._leases.of(ask.node))):
             return True
+        if self._leases.of(ask.node) and self._others_end_sooner(ask.node, now):
+            return True  # others' links would stand idle, and its own does not: it waits
         if self._grant_free(ask, now) or self._grant_tail(ask, now) or self._grant_twice(ask, now):
             return True
         self._refused_rate = max(self._refused_rate, self._book.slot_rate(ask.node, ask.slot, now))
@@ -143,7 +147,9 @@ class Granting:
         if fair > 2 * aim and end - first > 1 and self._end_together(first, end, beside, rate, now):
             end -= 1
         piece = self._costs.run(first, first + 1)
-        if piece / rate > max(left_s, START_S) and self._faster_ones_s(rate, piece, free, now) < piece / rate:
+        # A connection that reads alone has what its node's connections had together.
+        alone = rate if beside else max(rate, self._book.nodes[ask.node].rate)
+        if piece / alone > max(left_s, START_S) and self._faster_ones_s(alone, piece, free, now) < piece / alone:
             # Alone with this piece it would take longer than faster ones need for all that is free.
             return False
         self._grant(ask, first, end, now, duplicate=False)
@@ -171,6 +177,35 @@ class Granting:
             return float("inf")
         all_s = (self._costs.of(free) + sum(eta * speed for eta, speed in faster)) / sum(speed for _, speed in faster)
         return max(all_s, min(eta + piece / speed for eta, speed in faster))
+
+    def _others_end_sooner(self, name: str, now: float) -> bool:
+        """Whether other nodes, when they are through with what they have, read all that is free before this one could
+        have read a piece of it beside what it has. Only asked for the last pieces.
+        """
+        nodes, free = self._book.nodes, self.free
+        count = free.bit_count()
+        if not 0 < count <= len(nodes) <= _LOOKED_AT:
+            return False
+        piece = self._costs.run(first_set(free), first_set(free) + 1)
+        until_s = self._left_s(name, now) + piece / (nodes[name].rate or piece)
+        waiting = {ask.node for ask in self.parked.values() if not self._book.banned(ask.node, ask.slot, now)}
+        for other in nodes.values():
+            if other.name != name and other.rate and (other.name in waiting or self._leases.of(other.name)):
+                spare_s = until_s - self._left_s(other.name, now)
+                count -= max(0, ceil(spare_s * other.rate / piece) - 1)  # those that it has before, not just then
+                if count <= 0:
+                    return True
+        return False
+
+    def _left_s(self, name: str, now: float) -> float:
+        """Seconds until a node, whose rate is known, has read what it has; at least as long as an ask takes."""
+        leases, rate = self._leases.of(name), self._book.nodes[name].rate or 1.0
+        left = 0.0
+        for lease in leases:
+            piece = self._costs.run(lease.position, lease.position + 1)
+            done = min(piece, (now - lease.moved_at) * rate / len(leases))
+            left += max(0.0, self._costs.run(lease.position, lease.end) - done)
+        return max(left / rate, START_S)
 
     def _grant_tail(self, ask: Ask, now: float) -> bool:
         """Asks the node whose lease would end last to end it earlier; what it then says it leaves is free."""

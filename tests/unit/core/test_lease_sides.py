@@ -10,6 +10,7 @@ import pytest
 from exo_dl.core.lease_policy import CostMap
 from exo_dl.core.leases import (
     Cut,
+    Grant,
     HeldLease,
     LeaseAsked,
     LeaseEnded,
@@ -127,3 +128,46 @@ def test_a_lease_of_a_node_that_says_it_is_slower_now_is_not_taken_for_one_that_
     grant = bench.ask("a", rate=10e6)
     bench.send(LeaseProgressed("a", grant.lease_id, grant.first, told, grant.end), at=0.5)
     assert bool(bench.send(Tick(), at=10.0)) == taken
+
+
+def test_the_last_piece_waits_for_a_node_that_is_through_before_one_that_reads_something_else() -> None:
+    """Both pieces would share one link, and another would stand idle."""
+    bench = Bench(size_mib=64)
+    for node in "ab":
+        bench.join(node, rate=2e6, have=mask(0, 61))
+    first = bench.ask("b", rate=2e6)
+    bench.now = 0.4
+    bench.ask("a", rate=2e6)
+    assert bench.send(LeaseAsked("a", 1, 0.0), at=0.45) == []
+    assert bench.send(Tick(), at=0.5) == []
+    bench.send(LeaseEnded("b", first.lease_id, first.end, LeaseResult.DONE), at=0.53)
+    assert bench.ask("b", rate=2e6).first == 63
+
+
+def test_one_that_has_to_wait_for_a_last_piece_keeps_it_from_no_slower_one() -> None:
+    bench = Bench(size_mib=64)
+    for node in "abc":
+        bench.join(node, rate=2e6, have=mask(0, 61))
+    given_back = bench.ask("c", rate=2e6)
+    bench.ask("b", rate=2e6)
+    bench.now = 0.4
+    bench.ask("a", rate=2.2e6)
+    for node in "ab":
+        assert bench.send(LeaseAsked(node, 1, 0.0), at=0.45) == [], "nothing is free"
+    actions = bench.send(LeaseEnded("c", given_back.lease_id, 61, LeaseResult.RETURNED, 9.0), at=0.5)
+    assert [(a.node, a.first) for a in actions if isinstance(a, Grant)] == [("b", 61)]
+
+
+@pytest.mark.parametrize(("rates", "granted"), [((1e6,), False), ((1e6, 1e6), True)], ids=["one", "two"])
+def test_a_connection_that_reads_alone_has_what_its_nodes_connections_had_together(
+    rates: tuple[float, ...], granted: bool
+) -> None:
+    bench = Bench(size_mib=64)
+    have = mask(0, 60)
+    bench.send(NodeJoined("fast", have, 0, bench.every, (HeldLease(7, 59, 61, 60),), 20e6))
+    bench.send(LeaseProgressed("fast", 7, 61, 20e6, 61))
+    bench.join("a", have=have)
+    for slot, rate in enumerate(rates):
+        bench.table._book.measured("a", slot, rate * 6)
+    answer = bench.send(LeaseAsked("a", 0, rates[0] * 6))
+    assert any(isinstance(action, Grant) for action in answer) is granted
