@@ -1,4 +1,4 @@
-"""What a node's machine is told and what it asks for: the events and actions of `exo_dl.core.swarm`."""
+"""What a node's machine is told and what it asks for: the events and actions of `exo_dl.core.node_machine`."""
 
 from __future__ import annotations
 
