@@ -235,7 +235,9 @@ class Session:
             name = self._cluster.name_of
             self._fault(f"{name(lost)} coordinated and was lost: {name(self._me)} goes on.")
             self._fault(self.view.unread(lost))
-        self.offer_to(self._cluster.up())
+        up = set(self._cluster.up())
+        # After the end those that were restarted have the model on their disks, and know nothing of the pull any more.
+        self.offer_to(up if self.running else self.view.holders(up) | {n for n in up if self.view.is_late(n)})
         self._join()
         self._check_end()
         self._changed()

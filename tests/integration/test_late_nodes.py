@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import grpc
@@ -64,3 +65,19 @@ def test_nodes_that_join_after_the_end_get_the_model_from_the_others(
     wait_all_done([one, three, four], "one", "three", "four")
     check_copy(model, four.home)
     assert hub_bytes(hub, tmp_path) <= before + 2 * MIB
+
+
+def test_one_that_was_restarted_is_not_given_again_what_it_had(make_nodes: MakeNodes, model: LabModel) -> None:
+    """What its owner has deleted since stays deleted, also when another node goes on for the lost coordinator."""
+    one, two, three, four = nodes = make_nodes("one", "two", "three", "four")
+    start_all([one, two, three])
+    two.json("pull", model.repo)
+    three.stop()
+    shutil.rmtree(three.home / "hub")
+    start_all([three])
+    wait_linked(nodes[:3])
+    two.kill()
+    four.start()
+    wait_all_done([one, four], "one", "four")
+    assert pulls(three) == []
+    assert not (three.home / "hub").exists()
