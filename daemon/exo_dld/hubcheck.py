@@ -7,6 +7,7 @@ visible. The question runs beside the transfers; only the last step of a pull wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,19 +84,20 @@ class HubCheck:
         self._vouched = vouched
         self._others: dict[str, Verdict] = {}
         self._changed = asyncio.Event()
+        self._awaited = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.verdict = Verdict.AGREES if pull_id in vouched else Verdict.UNKNOWN
         self.detail = ""
 
-    def start(self, *, told: Callable[[], None], refused: Callable[[ExoDlError], None]) -> None:
-        """Begins to ask.
+    def start(self, *, told: Callable[[], None], refused: Callable[[ExoDlError], None], after_s: float = 0.0) -> None:
+        """Begins to ask: after so many seconds, or when somebody waits for the answer.
 
         Args:
             told: called when there is a verdict.
             refused: called where it is not the hub's list, with what is wrong.
         """
         if self.verdict is Verdict.UNKNOWN and self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(told, refused))
+            self._task = asyncio.get_running_loop().create_task(self._run(told, refused, after_s))
 
     async def close(self) -> None:
         """Asks no more."""
@@ -118,6 +120,7 @@ class HubCheck:
         Raises:
             IntegrityError: the list is not the hub's.
         """
+        self._awaited.set()
         await self._wait(lambda: self.verdict is not Verdict.UNKNOWN, _OWN_S)
         if not self._is_settled():
             await self._wait(lambda: self._is_settled() or self._heard_all(nodes()), _OTHERS_S)
@@ -145,7 +148,10 @@ class HubCheck:
             what, hint="Start the pull on a node that you trust, and look at the one that started it."
         )
 
-    async def _run(self, told: Callable[[], None], refused: Callable[[ExoDlError], None]) -> None:
+    async def _run(self, told: Callable[[], None], refused: Callable[[ExoDlError], None], after_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(after_s):
+                await self._awaited.wait()
         m = self._manifest
         for _ in range(_TRIES):
             try:

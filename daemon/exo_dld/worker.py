@@ -38,6 +38,8 @@ __all__ = ["Worker"]
 # The hub is asked again for what peers hold only where it clearly is faster than all of them together: measured rates
 # waver, and each byte from the hub counts against somebody's limit.
 _REREAD_GAIN = 3.0
+# What a node asks the hub beside its transfers gives way to their beginning.
+_CHECK_AFTER_S = 0.25
 
 
 class Worker:
@@ -142,7 +144,7 @@ class Worker:
         try:
             await self._access.admit()
             self._probe_hub(at_once=True)
-            self.check.start(told=self._ports.changed, refused=self.fail)
+            self.check.start(told=self._ports.changed, refused=self.fail, after_s=_CHECK_AFTER_S)
             async with self._disk:
                 if not self._closed:
                     self.checking = await asyncio.to_thread(self.store.candidates) & (self._want | self._helping.spare)

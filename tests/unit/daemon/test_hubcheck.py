@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -118,3 +119,19 @@ def test_what_is_vouched_for_is_bounded() -> None:
         vouched.add(str(number))
     assert "999" in vouched
     assert "0" not in vouched
+
+
+async def test_the_hub_is_asked_later_or_when_the_answer_is_waited_for() -> None:
+    hub = Hub()
+    check = HubCheck("p", TRUE, hub=hub, vouched=Vouched())  # type: ignore[arg-type]
+    check.start(told=lambda: None, refused=lambda _: None, after_s=3600.0)
+    await asyncio.sleep(0)
+    assert not hub.asked
+    assert await check.settle(list) == ""
+    assert hub.asked == 1
+    soon = HubCheck("q", TRUE, hub=hub, vouched=Vouched())  # type: ignore[arg-type]
+    told = asyncio.Event()
+    soon.start(told=told.set, refused=lambda _: None, after_s=0.01)
+    async with asyncio.timeout(10):
+        await told.wait()
+    assert soon.verdict is Verdict.AGREES
