@@ -45,13 +45,15 @@ def plan_slot(slot: Slot, manifest: Manifest, layout: Layout, library: Library) 
 def check_files(
     slot: Slot, places: Collection[Path], library: Library, stop: threading.Event
 ) -> tuple[HeldBlob | None, set[Path]]:
-    """Reads the slot's candidates.
+    """Reads the slot's candidates; the slot has none any more.
 
     Returns:
         A file that has the content (best one that is in its place), and the places that have it.
     """
-    good = list(slot.known)
-    for path in slot.candidates:
+    good, candidates = slot.known, slot.candidates
+    # Looked at once. A content that many models share has as many files, and stores stay open after the end of a pull.
+    slot.known, slot.candidates = [], []
+    for path in candidates:
         if stop.is_set():
             return None, set()
         if good and path not in places:

@@ -148,3 +148,13 @@ def test_many_threads_share_it(tmp_path: Path, library: Library) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_a_store_keeps_no_list_of_the_files_that_hold_the_same(tmp_path: Path, make_node: MakeNode) -> None:
+    """Stores stay open after the end of a pull, and what many models share has as many files."""
+    files = small_model()
+    publish(make_node, tmp_path / "hub", files)
+    node = make_node(manifest_of(files), DirLayout(tmp_path / "dir"))
+    assert node.store.candidates()
+    node.begin()
+    assert not [slot for slot in node.store._work.slots.values() if slot.known or slot.candidates]
