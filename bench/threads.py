@@ -18,11 +18,11 @@ from pathlib import Path
 
 from bench.cluster import wait_at_rest
 from bench.lab import nginx_lab
-from bench.memory import touch_memory
+from bench.memory import settle_memory
 from bench.models import check_copy, make_lab_model
 from bench.parts import check_parts
 from bench.run import wants_of
-from bench.scenarios import BALANCE, PARTS, least_time_s
+from bench.scenarios import BALANCE, PARTS, SPEEDUP, least_time_s
 
 __all__ = ["cpu_of_kinds", "main", "thread_times"]
 
@@ -60,14 +60,14 @@ def cpu_of_kinds(pid: int, before: Mapping[int, tuple[float, int]]) -> dict[str,
 
 def main() -> int:
     """Runs one pull and prints a line for each kind of thread."""
-    scenario = next(s for s in (*BALANCE, *PARTS) if s.name == sys.argv[1])
+    scenario = next(s for s in (*BALANCE, *PARTS, *SPEEDUP) if s.name == sys.argv[1])
     size_bytes = int(sys.argv[2] if len(sys.argv) > 2 else 512) << 20
     with tempfile.TemporaryDirectory(prefix="exo-dl-threads-") as scratch:
         model = make_lab_model(Path(scratch) / "hub", size_bytes=size_bytes)
         folder = Path(scratch) / "run"
         folder.mkdir()
         os.sync()
-        touch_memory(3 * size_bytes * len(scenario.nodes))
+        settle_memory()
         with nginx_lab(scenario.nodes, model, folder=folder, shared_uplink_mbit=scenario.uplink_mbit) as lab:
             nodes = lab.start()
             wait_at_rest(nodes)
