@@ -107,7 +107,9 @@ class Voice:
             self._later_timer = self._loop.call_at(due, self._tell_later)
 
     def _tell_later(self) -> None:
-        self._later_timer = None
+        if self._later_timer is not None:
+            self._later_timer.cancel()
+            self._later_timer = None
         for word in self._announcing.gathered(self._listeners()):
             self._tell(word.pieces, word.nodes)
 
@@ -189,8 +191,12 @@ class Voice:
         self.tell_neighbours()
 
     def changed(self) -> None:
-        """Something of this node changed: tells the others soon, or at once when its state did."""
-        if self._worker.state is not self._last_state:
+        """Something of this node changed: tells the others soon, or at once when its state did.
+
+        That it publishes is no hurry: most often it is through with that in a moment.
+        """
+        state = self._worker.state
+        if state is not self._last_state and state is not NodeState.PUBLISHING:
             self.progress()
         elif self._timer is None and not self._closed:
             self._timer = self._loop.call_later(PROGRESS_S, self.progress)
@@ -202,6 +208,8 @@ class Voice:
             self._timer = None
         if self._closed:
             return
+        if self._later_timer is not None and self._later_timer.when() - self._loop.time() < PROGRESS_S:
+            self._tell_later()  # it goes along, as one message
         changed, self._last_state = self._worker.state is not self._last_state, self._worker.state
         everyone, now = self._everyone(), self._loop.time()
         if self._telling.to_all(len(everyone), now, at_once=changed):
