@@ -81,6 +81,7 @@ _SERVICES = (
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs the daemon until SIGINT or SIGTERM. Exit codes are those of `exo_dl.errors`."""
     hardening.keep_memory_private()
+    hardening.keep_memory_together()
     # Else huggingface_hub asks the hub for a list of AI agents, to name one in its requests: before the first of them,
     # and a whole round trip of the pull that waits for it.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

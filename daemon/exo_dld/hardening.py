@@ -1,4 +1,6 @@
-"""What the daemon's process does to itself at its start: gives up what could betray its secrets, takes descriptors."""
+"""What the daemon's process does to itself at its start: gives up what could betray its secrets, takes descriptors, and
+keeps its memory together.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,10 @@ import ctypes
 import resource
 import sys
 
-__all__ = ["keep_memory_private", "raise_file_limit"]
+__all__ = ["keep_memory_private", "keep_memory_together", "raise_file_limit"]
 
 _PR_SET_DUMPABLE = 4
+_M_ARENA_MAX, _ARENAS = -8, 2
 
 
 def keep_memory_private() -> None:
@@ -22,6 +25,17 @@ def keep_memory_private() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def keep_memory_together() -> None:
+    """Has the C library take memory for all threads from two places, before threads are there.
+
+    glibc gives each thread an arena of its own, up to eight for each processor, and gives little of them back: a daemon
+    grew by 80 kB with each small pull, and by half of that with two. Other systems have none of this.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def raise_file_limit() -> None:

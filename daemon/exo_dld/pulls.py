@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from weakref import WeakSet, WeakValueDictionary
 
 from exo_dl.core.manifest import pull_id_for
 from exo_dl.core.succession import Claim
@@ -86,9 +87,9 @@ class Pulls:
         self._signers: dict[str, TicketSigner] = {}
         self._sessions: dict[str, Session] = {}
         self._ended = EndedPulls()
-        self._starting: dict[str, asyncio.Lock] = {}
+        self._starting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._told_end: set[str] = set()
+        self._told_end: WeakSet[Session] = WeakSet()
         self._version = 0
         self._changed = asyncio.Condition()
         self._wake_pending = False
@@ -292,11 +293,9 @@ class Pulls:
 
     def _session_changed(self, session: Session) -> None:
         self._version += 1
-        if not session.running and session.spec.pull_id not in self._told_end:
-            self._told_end.add(session.spec.pull_id)
+        if not session.running and session not in self._told_end:
+            self._told_end.add(session)
             self._background(self._after_end(session))
-        elif session.running:
-            self._told_end.discard(session.spec.pull_id)
         if not self._wake_pending:
             self._wake_pending = True
             self._background(self._wake())

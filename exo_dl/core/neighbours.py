@@ -43,8 +43,6 @@ class Neighbourhood:
         self._rings: list[list[tuple[bytes, str]]] = [[] for _ in range(_RINGS)]
         self._neighbours: tuple[str, ...] = ()
         self.places: Mapping[str, tuple[int, int]] = {}
-        for number, ring in enumerate(self._rings):
-            ring.append(self._key(number, node))
 
     def among(self, others: Collection[str]) -> tuple[str, ...]:
         """The neighbours among ``others``, which take part and do not include the node itself."""
@@ -59,6 +57,8 @@ class Neighbourhood:
 
     def _move(self, nodes: frozenset[str]) -> None:
         for number, ring in enumerate(self._rings):
+            if not ring:
+                ring.append(self._key(number, self._node))
             for node in self._nodes - nodes:
                 key = self._key(number, node)
                 del ring[bisect_left(ring, key)]
