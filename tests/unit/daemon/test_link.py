@@ -79,6 +79,16 @@ async def test_what_can_wait_goes_by_itself_after_a_moment(message: LinkMessage)
         assert asyncio.get_running_loop().time() - begin >= 0.09
 
 
+async def test_a_beat_waits_longer_and_goes_with_what_waits_less_long() -> None:
+    async with Running() as alone, Running() as both:
+        alone.link.send(BEAT)
+        for message in (BEAT, REPORT):
+            both.link.send(message)
+        assert await both.next() == (BEAT, REPORT)
+        assert alone.pipe.written.empty(), "nothing has come along yet"
+        assert await alone.next() == (BEAT,)
+
+
 @pytest.mark.parametrize("message", [HAVE, PULLING, DONE])
 async def test_what_others_wait_for_is_written_at_once(message: LinkMessage) -> None:
     async with Running() as running:

@@ -11,7 +11,7 @@ import pytest
 
 from exo_dl.core.pieces import mask
 from exo_dl.core.succession import Claim
-from exo_dl.core.swarm import Swarm
+from exo_dl.core.swarm import Held, PeerHas, PeerJoined, Swarm
 from exo_dl.rpc.v1 import swarm_pb2 as pb
 from exo_dl.sim.scenarios import model
 from exo_dld.messages import PullSpec
@@ -34,12 +34,13 @@ class Speaker:
             bytes_held=0,
             error=None,
             check=SimpleNamespace(verdict=0),
-            store=SimpleNamespace(digest=None),
+            store=SimpleNamespace(digest=lambda piece: bytes(32)),
             readings=SimpleNamespace(to_pb=lambda: []),
             feed=lambda event: None,
         )
         self.others = [f"n{index}" for index in range(others)]
         self.said: list[tuple[str, bool, int]] = []
+        self.words: list[tuple[str, str]] = []
         self.maps: asyncio.Queue[str] = asyncio.Queue()
         self.shown: list[int] = []
         self.voice = Voice(
@@ -54,6 +55,7 @@ class Speaker:
         )
 
     def _send(self, node: str, message: pb.LinkMessage) -> None:
+        self.words.append((node, message.WhichOneof("body") or ""))
         if message.WhichOneof("body") == "node_progress":
             word = message.node_progress
             self.said.append((node, word.brief, word.bytes_done))
@@ -87,6 +89,34 @@ async def test_in_a_large_one_neighbours_hear_between_what_nobody_shows() -> Non
     speaker.worker.state = NodeState.DONE
     assert speaker.says(100) == [(node, False, 100) for node in speaker.others]
     assert speaker.shown == [1, 100]
+    speaker.voice.close()
+
+
+async def test_what_waits_to_be_told_goes_along_with_progress() -> None:
+    speaker = Speaker(2)
+    for event in (PeerJoined("n0"), PeerHas("n0", 1), Held(1)):
+        speaker.worker.swarm.handle(event, asyncio.get_running_loop().time())
+    speaker.voice.announce(1)
+    speaker.words.clear()
+    await asyncio.sleep(0)
+    assert not speaker.words, "others can have it from n0: it is no hurry"
+    speaker.voice.progress()
+    assert speaker.words == [("n1", "have"), ("n0", "node_progress"), ("n1", "node_progress")]
+    speaker.voice.progress()
+    assert [kind for _, kind in speaker.words[3:]] == ["node_progress"] * 2, "once"
+    speaker.voice.close()
+
+
+async def test_that_a_node_publishes_is_told_with_the_next_word() -> None:
+    speaker = Speaker(1)
+    speaker.says(1)
+    speaker.said.clear()
+    speaker.worker.state = NodeState.PUBLISHING
+    speaker.voice.changed()
+    assert not speaker.said
+    speaker.worker.state = NodeState.DONE
+    speaker.voice.changed()
+    assert speaker.said == [("n0", False, 1)]
     speaker.voice.close()
 
 
