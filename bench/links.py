@@ -21,7 +21,7 @@ from pathlib import Path
 from bench.cluster import wait_at_rest
 from bench.lab import nginx_lab
 from bench.labnet import payload_bytes_per_s
-from bench.memory import settle_memory
+from bench.memory import fill_memory
 from bench.models import check_copy, make_lab_model
 from bench.scenarios import BALANCE, SPEEDUP, least_time_s
 
@@ -93,7 +93,7 @@ def main() -> int:
         folder = Path(scratch) / "run"
         folder.mkdir()
         os.sync()
-        settle_memory()
+        fill_memory(Path(scratch) / "hub")
         with nginx_lab(scenario.nodes, model, folder=folder) as lab:
             nodes = lab.start()
             wait_at_rest(nodes)

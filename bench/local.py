@@ -2,7 +2,7 @@
 
     fanout     one node has the model, four get it from it and from each other
     exchange   four nodes have a quarter each, and get the rest from each other
-    growth     two nodes pull models of several sizes from the hub, into memory that the machine has used before
+    growth     two nodes pull models of several sizes from the hub
     digests    one node pulls: what it reads again to hash whole files, and what that costs (needs py-spy)
 
 CPU is of all daemons together, by 10^9 bytes that nodes took in. The lag is that of all daemons' event loops: the bound
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from pathlib import Path
 from bench.cluster import Node, wait_linked, wait_until
 from bench.labnet import find_tool
 from bench.make_model import make_model
-from bench.memory import touch_memory
+from bench.memory import fill_memory
 from bench.models import LabModel, check_copy, describe_model
 from bench.nginx_hub import write_config
 from bench.ports import free_port, listens
@@ -155,7 +156,6 @@ def _exchange(model: LabModel, folder: Path, url: str) -> Row:
 
 
 def _growth(model: LabModel, folder: Path, url: str) -> Row:
-    touch_memory(3 * model.size_bytes)
     with _nodes(folder, url, 2) as nodes:
         return _pull("hub -> 2", model, nodes)
 
@@ -222,7 +222,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 runs = []
                 for _ in range(args.runs if name != "digests" else 1):
                     with tempfile.TemporaryDirectory(dir=scratch) as run, _hub(Path(run), root) as url:
-                        subprocess.run(["sync"], check=True)
+                        os.sync()
+                        fill_memory(root)
                         if name == "digests":
                             _digests(model, Path(run), url)
                         else:

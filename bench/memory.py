@@ -1,43 +1,82 @@
-"""Memory of a virtual machine: it pays for the first use of each page, and gives idle ones back to its host."""
+"""Memory of a virtual machine: the first use of each page is dear, and idle pages go back to the host.
+
+Where a page has gone back, a plain loop of ``pwrite`` takes ten times the CPU for it, and so does all that writes.
+A machine that has been in use for a day has no such pages: its memory is full of what was read from files. The benches
+bring it into that state first.
+"""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
+import os
+import tempfile
 from pathlib import Path
+from typing import IO
 
 import psutil
 
-__all__ = ["settle_memory", "touch_memory"]
+__all__ = ["fill_memory"]
 
-_TOUCH = "import sys, mmap; m = mmap.mmap(-1, int(sys.argv[1]))\nfor at in range(0, len(m), 4096): m[at] = 1"
 _REPORTED = Path("/sys/module/page_reporting/parameters/reported_kib")
-_LOOK_S = 0.25
+_FILLER_BYTES = 4 << 40
+_STEP_BYTES = 256 << 20
+_READ_BYTES = 1 << 20
+_STILL_BYTES = 32 << 20
+_STILL_STEPS = 3
+_filler: list[IO[bytes]] = []
 
 
-def touch_memory(size_bytes: int) -> None:
-    """Has the machine take up memory for the page cache of what is measured next: at most 3/4 of what is free."""
-    size_bytes = min(size_bytes, psutil.virtual_memory().available * 3 // 4)
-    subprocess.run([sys.executable, "-c", _TOUCH, str(size_bytes)], check=True)
+def fill_memory(*folders: Path) -> None:
+    """Fills free memory with pages of a file without content, as the page cache of a machine in use is.
 
+    What is written next takes the place of such pages, and the kernel has nothing to give back to the host. It takes
+    2 s for each GiB that the machine has not used lately. Does nothing where the kernel gives nothing back. The file
+    takes no room on the disk and is gone when this program ends.
 
-def settle_memory(*, still_s: float = 2.0, timeout_s: float = 60.0) -> None:
-    """Returns when a virtual machine has given no memory back to its host for ``still_s``.
-
-    It does so for seconds after much was freed, as by removing what the last run left, and all programs stand still
-    meanwhile for up to half a second. Returns at once where the kernel does not count it, and after ``timeout_s``.
+    Args:
+        folders: files in them are kept in memory, unless they would take a quarter of it.
     """
-    until = since = time.monotonic()
-    until += timeout_s
-    last = _reported_kib()
-    while last is not None and (now := time.monotonic()) - since < still_s and now < until:
-        time.sleep(_LOOK_S)
-        if (reported := _reported_kib()) != last:
-            last, since = reported, time.monotonic()
+    if _reported_kib() is None:
+        return
+    if not _filler:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # its pages live as long as this program
+        file.truncate(_FILLER_BYTES)
+        # Page by page: large ones would be whole again when they are let go, and those go back to the host.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        _filler.append(file)
+    # On from where it was read last: pages that are read again would be held as such that are in use.
+    file, buffer = _filler[0], bytearray(_READ_BYTES)
+    lowest, still = _free_bytes(), 0
+    for _ in range(psutil.virtual_memory().total * 3 // 2 // _STEP_BYTES):
+        for _ in range(0, _STEP_BYTES, _READ_BYTES):
+            file.readinto(buffer)
+        free = _free_bytes()
+        still = 0 if free < lowest - _STILL_BYTES else still + 1
+        lowest = min(lowest, free)
+        if still >= _STILL_STEPS:
+            break
+    for folder in folders:
+        _keep_in_memory(folder)
+
+
+def _keep_in_memory(folder: Path) -> None:
+    """Reads all files of a folder, twice: the kernel then holds them for such as are in use."""
+    paths = sorted(each for each in folder.rglob("*") if each.is_file())
+    if sum(path.stat().st_size for path in paths) > psutil.virtual_memory().total // 4:
+        return
+    buffer = bytearray(_READ_BYTES)
+    for path in paths * 2:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def _free_bytes() -> int:
+    """Memory that nothing uses, pages of files included."""
+    return int(psutil.virtual_memory().free)
 
 
 def _reported_kib() -> int | None:
+    """What the kernel has given back to the host since it started; None where it gives nothing back."""
     try:
         return int(_REPORTED.read_text(encoding="ascii"))
     except (OSError, ValueError):

@@ -22,7 +22,7 @@ from bench.cluster import Node, wait_at_rest
 from bench.killed import finish_without
 from bench.lab import Lab, nginx_lab
 from bench.labnet import unavailable_reason
-from bench.memory import settle_memory
+from bench.memory import fill_memory
 from bench.models import LabModel, check_copy, make_lab_model
 from bench.parts import check_parts
 from bench.peers import Used, hf_download
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for job in jobs:
                 with tempfile.TemporaryDirectory(dir=scratch) as folder:
                     os.sync()  # what the last run wrote must not be written out during this one
-                    settle_memory()
+                    fill_memory(Path(scratch) / "hub")
                     row = job(scenario, model, folder=Path(folder))
                 rows.setdefault(row.program, []).append(row)
                 run = len(rows[row.program])

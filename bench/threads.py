@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.cluster import wait_at_rest
 from bench.lab import nginx_lab
-from bench.memory import settle_memory
+from bench.memory import fill_memory
 from bench.models import check_copy, make_lab_model
 from bench.parts import check_parts
 from bench.run import wants_of
@@ -67,7 +67,7 @@ def main() -> int:
         folder = Path(scratch) / "run"
         folder.mkdir()
         os.sync()
-        settle_memory()
+        fill_memory(Path(scratch) / "hub")
         with nginx_lab(scenario.nodes, model, folder=folder, shared_uplink_mbit=scenario.uplink_mbit) as lab:
             nodes = lab.start()
             wait_at_rest(nodes)
