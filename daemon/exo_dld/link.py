@@ -43,6 +43,7 @@ _MAX_NAME_CHARS = 64
 # A gRPC message takes 1.3 ms of CPU at both ends together, whatever is in it: what can wait goes together.
 _PATIENCE_S = {"lease_progress": 0.1, "beat": 0.5}
 _BYTES_TOGETHER = 256 << 10
+_LISTEN_AGAIN_S = 0.01
 
 GRPC_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -70,7 +71,7 @@ class Timing:
     """Times in seconds, and limits, of links. Only tests give other values."""
 
     beat_s: float = 1.0
-    silence_s: float = 5.0
+    silence_s: float = 4.0
     drain_s: float = 10.0
     handshake_s: float = 5.0
     dial_s: float = 3.0
@@ -167,6 +168,7 @@ class Link:
         self._queue_bytes = 0
         self._wake = asyncio.Event()
         self._patience: asyncio.TimerHandle | None = None
+        self._listening: asyncio.TimerHandle | None = None
         self._asked = False  # a lease was cut: somebody waits for what is left of it
         self._closed = asyncio.Event()
         self._reason = ""
@@ -232,6 +234,20 @@ class Link:
         elif self._queue and now - self._drained_at > self._timing.drain_s:
             self.close(f"It did not read what it was sent for {self._timing.drain_s:g} s.")
 
+    def _listen(self, seconds: float) -> None:
+        """Looks after this time whether the peer is silent for too long; then again, when that could be."""
+        self._listening = self._loop.call_later(seconds, self._listened, self._loop.time() + seconds)
+
+    def _listened(self, due: float) -> None:
+        now = self._loop.time()
+        if now - due > self._timing.beat_s:
+            # This node itself stood still, as `forgive` is about to say: what the peer said meanwhile is not read yet.
+            self._listen(self._timing.beat_s)
+            return
+        self.check(now)
+        if not self.closed:
+            self._listen(max(_LISTEN_AGAIN_S, self.last_heard + self._timing.silence_s - now))
+
     def forgive(self, seconds: float) -> None:
         """This node itself stood still that long: the peer is not to blame for the silence."""
         self.last_heard += seconds
@@ -254,10 +270,13 @@ class Link:
             deliver: called for each message; may raise ProtocolError, which ends the link.
         """
         tasks = [asyncio.create_task(self._read(deliver)), asyncio.create_task(self._write())]
+        self._listen(self._timing.silence_s)
         try:
             await self._closed.wait()
         finally:
             self.close("The link was closed.")
+            if self._listening is not None:
+                self._listening.cancel()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

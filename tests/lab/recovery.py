@@ -16,9 +16,9 @@ from bench.served import summarize
 from exo_dl.rpc.v1 import pull_pb2, pull_pb2_grpc
 from tests.one_view import Document, by_name
 
-SILENCE_S = 5.0 + 1.0 + 0.3 + 1.0
-"""When a coordinator that says nothing any more is replaced, as a command shows it: a link ends after 5 s without a
-word, looked at once a second; the next in order waits 0.3 s before it claims; a command prints once a second."""
+SILENCE_S = 4.0 + 0.3 + 1.0
+"""When a coordinator that says nothing any more is replaced, as a command shows it: a link ends after 4 s without a
+word; the next in order waits 0.3 s before it claims; a command prints once a second."""
 SLACK_S = 2.0
 """For a machine that has other work."""
 

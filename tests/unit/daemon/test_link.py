@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -39,22 +40,23 @@ class Pipe:
 class Running:
     """A link that runs over a `Pipe`, for an async with statement."""
 
-    def __init__(self) -> None:
+    def __init__(self, timing: Timing | None = None) -> None:
         self.pipe = Pipe()
         hello = Hello(node_id=new_node_id())
         self.dropped: list[Reason] = []
+        timing = timing or Timing()
         self.link = Link(
-            self.pipe, hello=hello, dialed=True, host="127.0.0.1", timing=Timing(), dropped=self.dropped.append
+            self.pipe, hello=hello, dialed=True, host="127.0.0.1", timing=timing, dropped=self.dropped.append
         )
 
     async def __aenter__(self) -> Running:
         self.heard: asyncio.Queue[LinkMessage] = asyncio.Queue()
-        self._task = asyncio.create_task(self.link.run(self.heard.put_nowait))
+        self.task = asyncio.create_task(self.link.run(self.heard.put_nowait))
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.link.close("The test is over.")
-        await self._task
+        await self.task
 
     async def next(self) -> tuple[LinkMessage, ...]:
         async with asyncio.timeout(5):
@@ -121,3 +123,34 @@ async def test_what_is_left_of_a_lease_that_was_cut_is_told_at_once() -> None:
         for _ in range(5):
             await asyncio.sleep(0)
         assert running.pipe.written.empty(), "only the answer"
+
+
+async def test_silence_is_noticed_when_it_has_lasted_long_enough_whenever_the_next_beat_is() -> None:
+    loop = asyncio.get_running_loop()
+    async with Running(Timing(beat_s=60, silence_s=0.3)) as running, asyncio.timeout(5):
+        running.pipe.to_read.put_nowait(HAVE)
+        await running.heard.get()
+        heard = loop.time()
+        assert await running.task == "Nothing was heard of it for 0.3 s."
+        assert loop.time() - heard >= 0.29
+
+
+async def test_a_peer_that_speaks_now_and_then_is_not_silent() -> None:
+    loop = asyncio.get_running_loop()
+    async with Running(Timing(beat_s=60, silence_s=0.3)) as running, asyncio.timeout(10):
+        begin = loop.time()
+        while loop.time() - begin < 0.8:
+            loop.call_later(0.05, running.pipe.to_read.put_nowait, HAVE)
+            await running.heard.get()
+        assert not running.link.closed
+
+
+async def test_what_came_while_this_node_stood_still_is_heard_before_the_peer_is_called_silent() -> None:
+    async with Running(Timing(beat_s=0.05, silence_s=0.2)) as running, asyncio.timeout(5):
+        running.pipe.to_read.put_nowait(HAVE)
+        await running.heard.get()
+        time.sleep(0.4)  # noqa: ASYNC251 - the whole loop stands still
+        running.pipe.to_read.put_nowait(BEAT)
+        assert await running.heard.get() == BEAT
+        assert not running.link.closed
+        assert await running.task == "Nothing was heard of it for 0.2 s.", "and is watched as before"
