@@ -14,6 +14,7 @@ from exo_dl.errors import StorageError
 from exo_dl.hubs.base import Hub
 from exo_dl.net.fetch import FetchEvent, FetchPool, HubJob, JobEnded, PeerJob, PieceDone, PieceTarget
 from exo_dl.net.piece_server import piece_path
+from exo_dl.net.receive import hub_fill_bytes
 from exo_dl.store.pullstore import PullStore
 from exo_dld.dropped import Reason
 from exo_dld.hubside import HubSide
@@ -171,6 +172,7 @@ class Transfers:
                 held=self._is_held,
                 group=self._pull_id,
                 parts=hubside.parts(action.slot),
+                lump_bytes=hub_fill_bytes(self._manifest.total_bytes),
             )
         )
 

@@ -27,7 +27,7 @@ from exo_dl.net.lanes import Batcher, Lane
 from exo_dl.net.limits import Limiter, RateLimit
 from exo_dl.net.peer_connection import Answer, ConnectionLostError, PeerConnection, PeerConnections, connect
 from exo_dl.net.piece_tls import PieceTls
-from exo_dl.net.receive import PEER_FILL_BYTES, JobStopped, PieceSink, Task, fill, hub_fill_bytes
+from exo_dl.net.receive import PEER_FILL_BYTES, JobStopped, PieceSink, Task, fill
 from exo_dl.net.tickets import TIME_HEADER
 from exo_dl.net.uploads import STAY_HEADERS
 
@@ -258,17 +258,19 @@ class FetchPool:
     def _pump(self, task: Task, source: Source, sink: PieceSink, buffer: memoryview) -> bool:
         """Receives until the task is finished; False when the stream ended before."""
         until = float("inf")
-        limiter, from_peer = self._hub_limiter, isinstance(task.job, PeerJob)
-        if from_peer:
+        job = task.job
+        limiter, least = self._hub_limiter, PEER_FILL_BYTES
+        if isinstance(job, HubJob):
+            least = job.lump_bytes
+        else:
             limiter = self._peer_limiter
             allowed_s = self._timeouts.stall_s + task.bytes_left / self._timeouts.slowest_bytes_per_s
             until = time.monotonic() + allowed_s
         while not task.finished:
-            least = PEER_FILL_BYTES if from_peer else hub_fill_bytes(task.bytes_left)
             count = fill(source, buffer[: min(task.bytes_left or 1, limiter.chunk_bytes)], least)
             if not count:
                 return task.finished
-            until += limiter.take(count, group=task.job.group, stopped=lambda: task.cancelled or task.finished)
+            until += limiter.take(count, group=job.group, stopped=lambda: task.cancelled or task.finished)
             waited_s = task.slow_writes_s
             sink.take(buffer[:count])
             until += task.slow_writes_s - waited_s  # that is not the peer's fault

@@ -153,6 +153,7 @@ class HubJob:
         held: see `PeerJob.held`.
         group: see `PeerJob.group`.
         parts: in how many requests it is read; shared by the jobs of one reader.
+        lump_bytes: what is waited for at once: `exo_dl.net.receive.hub_fill_bytes`.
     """
 
     job_id: int
@@ -166,6 +167,7 @@ class HubJob:
     held: Callable[[int], bool] | None = None
     group: str = ""
     parts: Parts = field(default_factory=Parts)
+    lump_bytes: int = 64 << 10
 
     def __post_init__(self) -> None:
         _check_pieces(self.pieces)

@@ -44,21 +44,21 @@ PEER_FILL_BYTES = BUFFER_BYTES
 """What is waited for at once from a peer."""
 
 _HUB_FILL_BYTES = (64 << 10, 256 << 10)
-_HUB_FILL_PART = 32
+_HUB_FILL_PART = 2048
 # The clock is read for one write in so many bytes: the small ones, from a hub, are sampled.
 _CLOCK_BYTES = 256 << 10
 _CLOCK_TIMES = 4.0  # what one may stand for: the least write, but for the ends of pieces, is a quarter of that
 
 
-def hub_fill_bytes(bytes_left: int) -> int:
-    """What is waited for at once from a hub, where so many bytes are still wanted.
+def hub_fill_bytes(pull_bytes: int) -> int:
+    """What is waited for at once from a hub, in a pull of so many bytes.
 
     Lumps make the kernel grow a receive buffer to many times what the path needs, and all that is in it when a lease is
     cut, or a node stalls, comes a second time: up to 10 % of a small model with large lumps, 3 % with small ones. So
-    they follow the lease, which follows the model.
+    they follow the model.
     """
     least, most = _HUB_FILL_BYTES
-    return max(least, min(most, bytes_left // _HUB_FILL_PART))
+    return max(least, min(most, pull_bytes // _HUB_FILL_PART))
 
 
 class JobStopped(Exception):
