@@ -61,6 +61,12 @@ def hub_fill_bytes(pull_bytes: int) -> int:
     return max(least, min(most, pull_bytes // _HUB_FILL_PART))
 
 
+# As many threads at a time hash and write as there are processors. More would wait for one, now and then with the
+# interpreter in hand, and the event loop with them. Who gets no turn in time goes on without: others wait for a disk.
+_turns = threading.Semaphore(os.cpu_count() or 1)
+_TURN_S = 0.05
+
+
 class JobStopped(Exception):
     """A job ends with this result. ``detail`` is for a person."""
 
@@ -200,8 +206,13 @@ class PieceSink:
                 self._hasher = None if self._skip else blake3()
             chunk = view[: starts[index + 1] - at]
             if self._hasher is not None:
-                self._hasher.update(chunk)
-                self._write(target.fd, chunk, target.offset + at - starts[index])
+                turn = _turns.acquire(timeout=_TURN_S)
+                try:
+                    self._hasher.update(chunk)
+                    self._write(target.fd, chunk, target.offset + at - starts[index])
+                finally:
+                    if turn:
+                        _turns.release()
             task.byte_count = at = at + len(chunk)
             if at == starts[index + 1]:
                 if self._hasher is not None:

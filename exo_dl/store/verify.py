@@ -24,7 +24,7 @@ __all__ = ["BlobHasher", "VerifyPool", "WriteBack", "is_content", "read_chunks",
 
 _CHUNK_BYTES = 256 << 10
 _STEP_BYTES = 64 << 20
-_GATHER_S = 0.05
+_GATHER_S = 0.25
 
 
 class BlobHasher:
