@@ -41,12 +41,18 @@ class Driver(Generic[E, A]):
         self._broken: Callable[[ExoDlError], None] | None = broken
         self._errors = 0
 
-    def handle(self, event: E, now: float) -> list[A]:
-        """Takes one event and says what is to be done: nothing where the event cannot be, which the log tells."""
+    def handle(self, event: E, now: float, *, by: Callable[[E, float], list[A]] | None = None) -> list[A]:
+        """Takes one event and says what is to be done: nothing where the event cannot be, which the log tells.
+
+        Args:
+            event: what happened.
+            now: seconds on the machine's clock.
+            by: the machine's method that takes it; None: `handle`.
+        """
         if self._broken is None:
             return []
         try:
-            return self._machine.handle(event, now)
+            return (by or self._machine.handle)(event, now)
         except IllegalTransitionError as error:
             self._tell(error)
             if not error.whole:

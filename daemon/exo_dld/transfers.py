@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from itertools import chain
+from typing import Protocol
 
 from exo_dl.core import swarm as core
 from exo_dl.core.manifest import Manifest
@@ -31,6 +32,12 @@ _SLOW_S = 0.5
 # A peer that drops a file and reads it again answers with the new bytes until others have heard of it.
 _JUDGED_AFTER_S = 1.0
 _NO_ANSWER = (core.FetchResult.FAILED, core.FetchResult.TIMEOUT, core.FetchResult.MISSING)
+
+
+class Feed(Protocol):
+    """`Worker.feed`."""
+
+    def __call__(self, event: core.SwarmEvent, *, more: bool = ...) -> None: ...
 
 
 class _Fetch:
@@ -101,7 +108,7 @@ class Transfers:
         jobs: Jobs,
         hub: Hub,
         ports: Ports,
-        feed: Callable[[core.SwarmEvent], None],
+        feed: Feed,
         encrypted: bool,
         ended: Callable[[core.FetchResult, str], None],
         testimony: Testimony,
@@ -245,13 +252,13 @@ class Transfers:
         """A fetch that could not begin ends, on a later turn of the loop: the machine is not entered twice at once."""
         self._loop.call_soon(self._end, fetch_id, core.FetchEnded(fetch_id, result, 0.0, detail))
 
-    def _end(self, fetch_id: int, event: core.FetchEnded) -> None:
+    def _end(self, fetch_id: int, event: core.FetchEnded, *, more: bool = False) -> None:
         fetch = self._fetches.pop(fetch_id, None)
         if fetch is not None:
             fetch.let_go()
         self._drained.set()
         self._ended(event.result, event.detail)
-        self._feed(event)
+        self._feed(event, more=more)
         if fetch is not None and fetch.peer and event.result is core.FetchResult.CORRUPT:
             self._testimony.broken(fetch.peer)
 
@@ -278,18 +285,24 @@ class Transfers:
                     arrived[fetch_id] = (pieces | 1 << piece, count + size, at_s)
                 case JobEnded():
                     ended.append(event)
-        for fetch_id, (pieces, count, at_s) in arrived.items():
-            self._feed(core.PiecesArrived(fetch_id, pieces, count, at_s))  # the loop's clock is `time.monotonic`
+        over: list[tuple[int, JobEnded, core.FetchResult]] = []
         for end in ended:
             fetch_id = end.job_id & _FETCH_MASK
             fetch = self._fetches.get(fetch_id)
             if fetch is None or not fetch.peer or end.result is not core.FetchResult.CORRUPT:
-                self._over(fetch_id, end, end.result)
+                over.append((fetch_id, end, end.result))
             elif fetch.is_void:
-                self._over(fetch_id, end, core.FetchResult.MISSING)
+                over.append((fetch_id, end, core.FetchResult.MISSING))
             else:
                 later = self._loop.call_later(_JUDGED_AFTER_S, self._judge, fetch_id, end.result)
                 self._accused[fetch_id] = end, later
+        left = len(arrived) + len(over)
+        for fetch_id, (pieces, count, at_s) in arrived.items():
+            left -= 1  # the loop's clock is `time.monotonic`
+            self._feed(core.PiecesArrived(fetch_id, pieces, count, at_s), more=left > 0)
+        for fetch_id, end, result in over:
+            left -= 1
+            self._over(fetch_id, end, result, more=left > 0)
 
     def _judge(self, fetch_id: int, result: core.FetchResult) -> None:
         """What becomes of a transfer whose bytes had not the digest which their sender named, if this is one.
@@ -301,9 +314,9 @@ class Transfers:
             later.cancel()
             self._loop.call_soon(self._over, fetch_id, end, result)
 
-    def _over(self, fetch_id: int, end: JobEnded, result: core.FetchResult) -> None:
+    def _over(self, fetch_id: int, end: JobEnded, result: core.FetchResult, *, more: bool = False) -> None:
         self._count(fetch_id, result)
-        self._end(fetch_id, core.FetchEnded(fetch_id, result, end.retry_after_s, self._detail(end)))
+        self._end(fetch_id, core.FetchEnded(fetch_id, result, end.retry_after_s, self._detail(end)), more=more)
 
     def _detail(self, end: JobEnded) -> str:
         """Why a job ended, for a person. The pool knows descriptors, and no folder: that is named here."""

@@ -219,16 +219,17 @@ class Worker:
 
     # -- events from elsewhere ----------------------------------------------------------------------------------------
 
-    def feed(self, event: core.SwarmEvent) -> None:
-        """One event for the machine; its actions are carried out before this returns."""
+    def feed(self, event: core.SwarmEvent, *, more: bool = False) -> None:
+        """One event for the machine, whose actions are carried out before this returns. ``more``: see `Swarm.take`."""
         if self._closed or (self._over and not isinstance(event, core.PeerJoined | core.PeerHas | core.PeerLost)):
             return
         if self._waiting is not None:
             self._waiting.append(event)
             return
-        for action in self._driver.handle(event, self._loop.time()):
+        for action in self._driver.handle(event, self._loop.time(), by=self.swarm.take if more else None):
             self._apply(action)
-        self._arm()
+        if not more:
+            self._arm()
         if isinstance(event, core.PeerHas):
             self._eviction.peer_has()
 

@@ -118,9 +118,8 @@ class HubSide:
 
     def rate(self, now: float) -> float:
         """Bytes/s of all connections that read, or of the first where none does."""
-        reading = [s for s in self.slots if s.fetch_id is not None]
-        if reading:
-            return sum(s.meter.rate(now) for s in reading)
+        if self._by_fetch:
+            return sum(slot.meter.rate(now) for slot in self._by_fetch.values())
         return self.slots[0].meter.rate(now) if self.slots else 0.0
 
     @property
@@ -304,10 +303,11 @@ class HubSide:
     def next_deadline(self, now: float) -> float | None:
         """When `plan` has something to do, if nothing else happens."""
         waits: list[float] = []
+        target = self.controller.target
         for slot in self.slots:
             if slot.work is not None and slot.work.position > slot.work.told and slot.work.lease_id >= 0:
                 waits.append(slot.work.tell_at)
-            if slot.fetch_id is None and slot.index < self.controller.target:
+            if slot.fetch_id is None and slot.index < target:
                 if slot.wait_until > now:
                     waits.append(slot.wait_until)
                 elif slot.work is None and self.ready and self.coordinated and slot.asked_at is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -232,7 +233,26 @@ class Manifest:
         lowest = bits & -bits
         if not bits & (bits + lowest):
             return self.run_bytes(lowest.bit_length() - 1, bits.bit_length()) if bits else 0
-        return sum((bits & plane).bit_count() << k for k, plane in self._size_planes)
+        odd = bits & self._odd_pieces
+        byte_count = (bits ^ odd).bit_count() * self._usual_bytes
+        return byte_count + sum((odd & plane).bit_count() << k for k, plane in self._size_planes) if odd else byte_count
+
+    @cached_property
+    def _usual_bytes(self) -> int:
+        """What most pieces have."""
+        counts = Counter[int]()
+        for blob in self.blobs:
+            counts[blob.piece_size] += blob.size // blob.piece_size
+        return max(counts, key=lambda size: counts[size], default=0)
+
+    @cached_property
+    def _odd_pieces(self) -> int:
+        """The set of all pieces that have another size."""
+        runs = []
+        for blob in self.blobs:
+            whole = blob.size // blob.piece_size if blob.piece_size == self._usual_bytes else 0
+            runs.append((blob.first_piece + whole, blob.end_piece))
+        return union(runs, self.piece_count)
 
     @cached_property
     def _size_planes(self) -> tuple[tuple[int, int], ...]:

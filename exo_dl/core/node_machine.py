@@ -111,7 +111,7 @@ class Swarm:
         )
         self._own = OwnReading(manifest, rng=rng, gain=reread_gain)
         self._last_fetch_id = self._bytes_from_hub = self._bytes_from_peers = 0
-        self._complete = False
+        self._complete = self._matters = False
         self._fresh = 0
         self._tick_at: float | None = None
         self._no_room_until = self._coarse_at = self._now = 0.0
@@ -205,15 +205,26 @@ class Swarm:
         """
         return self.handle_all((event,), now)
 
+    def take(self, event: SwarmEvent, now: float) -> list[SwarmAction]:
+        """As `handle`, where others of the same moment follow: what is to be done is thought about with the last one.
+
+        Raises:
+            IllegalTransitionError: as `handle`.
+        """
+        return self._take_all((event,), now)
+
     def handle_all(self, events: Sequence[SwarmEvent], now: float) -> list[SwarmAction]:
         """Takes several events that happened at the same time: what is to be done is thought about once for all."""
-        self._actions, self._fresh = self.story.begin(events, now), 0
-        self._now = now
-        matters = False
-        for event in events:
-            matters = self._take(event, now) or matters
-        if matters:
+        actions = self._take_all(events, now)
+        if self._matters:
             self._plan(now)
+        return actions
+
+    def _take_all(self, events: Sequence[SwarmEvent], now: float) -> list[SwarmAction]:
+        self._actions = self.story.begin(events, now)
+        self._now = now
+        for event in events:
+            self._matters = self._take(event, now) or self._matters
         return self._actions
 
     def _take(self, event: SwarmEvent, now: float) -> bool:
@@ -317,8 +328,10 @@ class Swarm:
     # ------------------------------------------------------------------- plan
 
     def _plan(self, now: float) -> None:
+        self._matters = False
         if self._fresh:
             self._emit(Announce(self._fresh))
+            self._fresh = 0
         self._hub.plan(self._have, now)
         askable = 0
         if now >= self._no_room_until:

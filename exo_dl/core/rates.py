@@ -80,8 +80,7 @@ class RateMeter:
         """Bytes per second; the guess while nothing was measured."""
         if self._seconds <= 0:
             return self._guess
-        if self._silent_too_long(now):
-            assert self._last is not None  # noqa: S101 - _silent_too_long says so
+        if self._last is not None and self._silent_too_long(now):
             silence = now - self._last + self._owed
             keep = self._keep(silence)
             return self._bytes * keep / (self._seconds * keep + silence)
@@ -96,7 +95,10 @@ class RateMeter:
         return max(_LEAST_PATIENCE_S, 2 * usual, min(_LUMPS_PATIENCE_S, 1.5 * self._gap))
 
     def _silent_too_long(self, now: float) -> bool:
-        return self._last is not None and self._bytes > 0 and now - self._last + self._owed > self._patience_s()
+        if self._last is None or self._bytes <= 0:
+            return False
+        silence = now - self._last + self._owed
+        return silence > _LEAST_PATIENCE_S and silence > self._patience_s()
 
     def _count(self, byte_count: int, seconds: float) -> None:
         keep = self._keep(seconds)

@@ -6,7 +6,6 @@ option, or the bytes take longer than `LONGEST_S`, a read gives what there is.
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 import ssl
@@ -45,5 +44,7 @@ class Gather:
         return enough
 
     def _wake_for(self, byte_count: int) -> None:
-        with contextlib.suppress(OSError):  # then a read wakes too often, and no more than that
+        try:  # noqa: SIM105 - twice for each lump of bytes: the context manager costs as much as the call
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, byte_count)
+        except OSError:
+            pass  # then a read wakes too often, and no more than that

@@ -11,9 +11,10 @@ wrong bytes there are as good as none. Two jobs may bring the same piece near th
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from itertools import accumulate
 
@@ -63,7 +64,10 @@ def hub_fill_bytes(pull_bytes: int) -> int:
 
 # As many threads at a time hash and write as there are processors. More would wait for one, now and then with the
 # interpreter in hand, and the event loop with them. Who gets no turn in time goes on without: others wait for a disk.
-_turns = threading.Semaphore(os.cpu_count() or 1)
+# (`threading.Semaphore` is written in Python, and costs ten times this.)
+_turns: queue.SimpleQueue[None] = queue.SimpleQueue()
+for _ in range(os.cpu_count() or 1):
+    _turns.put(None)
 _TURN_S = 0.05
 
 
@@ -152,6 +156,14 @@ class Task:
         """Wanted bytes that did not arrive yet."""
         return max(0, self.starts[self.end] - self.byte_count)
 
+    def whole(self, most: int) -> int:
+        """The largest part of the next ``most`` bytes that ends where a piece does; ``most`` where none ends there.
+
+        Pieces that are received whole are hashed and written at one stroke.
+        """
+        end = self.starts[bisect_right(self.starts, self.byte_count + most) - 1]
+        return end - self.byte_count if end > self.byte_count else most
+
     def elapsed_s(self) -> float:
         """Seconds since a thread began with it; 0 before."""
         return time.monotonic() - self.started_s if self.started_s else 0.0
@@ -206,13 +218,17 @@ class PieceSink:
                 self._hasher = None if self._skip else blake3()
             chunk = view[: starts[index + 1] - at]
             if self._hasher is not None:
-                turn = _turns.acquire(timeout=_TURN_S)
+                has_turn = True
+                try:
+                    _turns.get(timeout=_TURN_S)
+                except queue.Empty:
+                    has_turn = False
                 try:
                     self._hasher.update(chunk)
                     self._write(target.fd, chunk, target.offset + at - starts[index])
                 finally:
-                    if turn:
-                        _turns.release()
+                    if has_turn:
+                        _turns.put(None)
             task.byte_count = at = at + len(chunk)
             if at == starts[index + 1]:
                 if self._hasher is not None:

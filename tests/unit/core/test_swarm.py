@@ -27,7 +27,6 @@ from exo_dl.core.swarm import (
     PeerLacks,
     PeerLost,
     PieceBad,
-    PiecesArrived,
     ReportLease,
     SlotLimit,
     Swarm,
@@ -355,24 +354,6 @@ def test_what_is_read_without_a_lease_is_not_read_by_a_lease_of_the_same_node_as
     actions = bench.arrive(own, at, at + 1, at=bench.now + 1)
     leased = only(FetchFromHub, actions)
     assert (leased.lease_id, leased.first, leased.end) == (1, at + 1, at + 3)
-
-
-def test_events_of_one_moment_are_thought_about_once_and_come_to_the_same() -> None:
-    one_by_one, together = Bench(), Bench()
-    starts = []
-    for bench in (one_by_one, together):
-        bench.send(PeerJoined("a"))
-        starts.append(every(FetchFromPeer, bench.send(PeerHas("a", mask(0, 8)))))
-    assert starts[0] == starts[1]
-    fetch = starts[0][0]
-    bits = fetch.pieces
-    arrived = PiecesArrived(fetch.fetch_id, bits, one_by_one.manifest.set_bytes(bits))
-    ended = FetchEnded(fetch.fetch_id, FetchResult.DONE)
-    apart = [*one_by_one.send(arrived, at=0.1), *one_by_one.send(ended, at=0.1)]
-    at_once = together.swarm.handle_all((arrived, ended), 0.1)
-    assert only(Announce, apart) == only(Announce, at_once) == Announce(bits)
-    assert len(every(FetchFromPeer, apart)) == len(every(FetchFromPeer, at_once)) == 1
-    assert one_by_one.swarm.have == together.swarm.have == bits
 
 
 def test_with_a_reading_that_was_wrong_goes_what_peers_hold_of_it() -> None:

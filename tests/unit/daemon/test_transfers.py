@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from exo_dl.core import swarm as core
-from exo_dl.net.fetch import FetchEvent, JobEnded
+from exo_dl.net.fetch import FetchEvent, JobEnded, PieceDone
 from exo_dl.sim.scenarios import model
 from exo_dld import transfers
 from exo_dld.transfers import Transfers, _Fetch
@@ -54,6 +54,7 @@ class Bench:
         self.ended: asyncio.Queue[core.SwarmEvent] = asyncio.Queue()
         self.strikes: list[str] = []
         self.counted: list[str] = []
+        self.more: list[bool] = []
         self.report: Any = None
 
         def register(report: Any) -> int:
@@ -62,7 +63,9 @@ class Bench:
 
         extent = SimpleNamespace(fd=-1, offset=0, size=1)
         parts: dict[str, Any] = {
-            "store": SimpleNamespace(extent=lambda _: extent, abandon=lambda _: None, folder="here"),
+            "store": SimpleNamespace(
+                extent=lambda _: extent, abandon=lambda _: None, digest=lambda _: b"", folder="here"
+            ),
             "pool": SimpleNamespace(submit=lambda _: None, cancel=lambda _: None),
             "jobs": SimpleNamespace(register=register, unregister=lambda _: None),
             "ports": SimpleNamespace(
@@ -76,12 +79,16 @@ class Bench:
             pull_id="p",
             manifest=model(size_bytes=8 << 20, files=1),
             hub=SimpleNamespace(),  # type: ignore[arg-type]
-            feed=self.ended.put_nowait,
+            feed=self.feed,
             encrypted=False,
             ended=lambda *_: None,
             **parts,
         )
         self.transfers.from_peer(core.FetchFromPeer(1, "b", 0b110, False))
+
+    def feed(self, event: core.SwarmEvent, *, more: bool = False) -> None:
+        self.more.append(more)
+        self.ended.put_nowait(event)
 
     def corrupt(self) -> None:
         events: list[FetchEvent] = [JobEnded(1 << 32 | 1, core.FetchResult.CORRUPT, "other bytes", 0.0, 1, 0.1)]
@@ -124,3 +131,16 @@ async def test_a_verdict_holds_up_nobody_who_gives_up(monkeypatch: pytest.Monkey
     bench.corrupt()
     async with asyncio.timeout(10):
         await bench.transfers.close()
+
+
+async def test_of_a_batch_only_the_last_event_is_thought_about() -> None:
+    """Each thought costs as much as the event; where the last event was none for the machine, the one before is it."""
+    bench = Bench()
+    bench.transfers.from_peer(core.FetchFromPeer(2, "b", 0b1000, False))
+    done = JobEnded(1 << 32 | 1, core.FetchResult.DONE, "", 0.0, 1, 0.1)
+    accused = JobEnded(1 << 32 | 2, core.FetchResult.CORRUPT, "other bytes", 0.0, 1, 0.1)
+    pieces = [PieceDone(1 << 32 | 1, piece, bytes(32), 1 << 20, 0.0) for piece in (1, 2)]
+    bench.report([*pieces, done, accused])
+    assert bench.more == [True, False]
+    assert isinstance(await bench.ended.get(), core.PiecesArrived)
+    assert await bench.result() is core.FetchResult.DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -18,11 +19,15 @@ from exo_dl.net.receive import JobStopped, PieceSink, Task
 
 DATA = os.urandom(1 << 20)
 
+Turns = queue.SimpleQueue[None]
+
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+def turns(monkeypatch: pytest.MonkeyPatch) -> Turns:
     """Two turns for this test alone."""
-    turns = threading.Semaphore(2)
+    turns = Turns()
+    for _ in range(2):
+        turns.put(None)
     monkeypatch.setattr(receive, "_turns", turns)
     return turns
 
@@ -41,16 +46,16 @@ def sink(fd: int, *, digest: bytes = b"") -> PieceSink:
     return PieceSink(Task(job), lambda _event: None)
 
 
-def free_turns(turns: threading.Semaphore) -> int:
+def free_turns(turns: Turns) -> int:
+    """How many there are; takes them."""
     count = 0
-    while turns.acquire(blocking=False):
+    while not turns.empty():
+        turns.get_nowait()
         count += 1
     return count
 
 
-def test_no_more_write_at_a_time_than_there_are_turns(
-    turns: threading.Semaphore, fd: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_write_at_a_time_than_there_are_turns(turns: Turns, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, most, lock = 0, 0, threading.Lock()
     together = threading.Barrier(2)
     monkeypatch.setattr(receive, "_TURN_S", 10.0)
@@ -74,7 +79,7 @@ def test_no_more_write_at_a_time_than_there_are_turns(
     assert free_turns(turns) == 2
 
 
-def test_who_gets_no_turn_in_time_goes_on_without(turns: threading.Semaphore, fd: int) -> None:
+def test_who_gets_no_turn_in_time_goes_on_without(turns: Turns, fd: int) -> None:
     """So it is where all that have one wait for a disk."""
     assert free_turns(turns) == 2
     begin = time.monotonic()
@@ -84,9 +89,7 @@ def test_who_gets_no_turn_in_time_goes_on_without(turns: threading.Semaphore, fd
     assert free_turns(turns) == 0, "and gives none back"
 
 
-def test_a_turn_comes_back_when_the_disk_refuses(
-    turns: threading.Semaphore, fd: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_turn_comes_back_when_the_disk_refuses(turns: Turns, fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_fd: int, _view: memoryview, _offset: int) -> None:
         raise JobStopped(FetchResult.NO_ROOM)
 
