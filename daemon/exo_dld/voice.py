@@ -112,6 +112,8 @@ class Voice:
             self._later_timer = None
         for word in self._announcing.gathered(self._listeners()):
             self._tell(word.pieces, word.nodes)
+        if self._timer is not None and self._timer.when() - self._loop.time() < PROGRESS_S / 2:
+            self.progress()  # it goes along, as one message
 
     def _listeners(self) -> Collection[str]:
         """The neighbours, each of which has been told what this node holds."""

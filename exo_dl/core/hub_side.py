@@ -32,6 +32,7 @@ __all__ = ["HubSide", "Slot"]
 
 _REPORT_S = 0.25
 _REPORT_MAX_S = 1.0
+_REPORT_EARLY_S, _REPORT_LATE_S = 0.1, 0.1  # it goes with another connection's, or at the next event
 _MEASURED_BYTES = 1 << 20
 _ASK_AGAIN_S = 10.0
 _TRIES = 3
@@ -62,6 +63,10 @@ class _Work:
     tell_at: float
     tries: int = 0
     returned: bool = False
+
+    @property
+    def has_news(self) -> bool:
+        return self.lease_id >= 0 and self.position > self.told
 
 
 @dataclass(slots=True)
@@ -295,18 +300,21 @@ class HubSide:
                     self._end(slot, work, LeaseResult.RETURNED if work.returned else LeaseResult.DONE, now)
                 elif slot.fetch_id is None and now >= slot.wait_until:
                     self._start(slot, work, have, now)
-                if slot.work is work:
-                    self._tell(slot, work, now)
             if slot.work is None and slot.index < target and slot.fetch_id is None:
                 self._ask(slot, now)
+        news = [(slot, slot.work) for slot in self.slots if slot.work is not None and slot.work.has_news]
+        if any(now >= work.tell_at for _, work in news):
+            for slot, work in news:
+                if now + _REPORT_EARLY_S >= work.tell_at:
+                    self._report(slot, work, now)
 
     def next_deadline(self, now: float) -> float | None:
         """When `plan` has something to do, if nothing else happens."""
         waits: list[float] = []
         target = self.controller.target
         for slot in self.slots:
-            if slot.work is not None and slot.work.position > slot.work.told and slot.work.lease_id >= 0:
-                waits.append(slot.work.tell_at)
+            if slot.work is not None and slot.work.has_news:
+                waits.append(slot.work.tell_at + _REPORT_LATE_S)
             if slot.fetch_id is None and slot.index < target:
                 if slot.wait_until > now:
                     waits.append(slot.wait_until)
@@ -337,10 +345,6 @@ class HubSide:
         slot.meter.begin(now)
         self._emit(FetchFromHub(slot.fetch_id, work.lease_id, slot.index, work.position, end))
 
-    def _tell(self, slot: Slot, work: _Work, now: float) -> None:
-        if work.lease_id >= 0 and work.position > work.told and now >= work.tell_at:
-            self._report(slot, work, now)
-
     def _report(self, slot: Slot, work: _Work, now: float) -> None:
         work.told, work.tell_at = work.position, now + self._report_s(slot, now)
         self._emit(ReportLease(work.lease_id, work.position, self._measured(slot, now), work.end))
@@ -362,14 +366,7 @@ class HubSide:
         return self._manifest.run_bytes(slot.work.position, slot.work.end) / rate
 
     def _end(
-        self,
-        slot: Slot,
-        work: _Work,
-        result: LeaseResult,
-        now: float,
-        *,
-        retry_after_s: float = 0.0,
-        detail: str = "",
+        self, slot: Slot, work: _Work, result: LeaseResult, now: float, *, retry_after_s: float = 0.0, detail: str = ""
     ) -> None:
         slot.work = None
         slot.asked_at = None
