@@ -32,7 +32,7 @@ __all__ = ["HubSide", "Slot"]
 
 _REPORT_S = 0.25
 _REPORT_MAX_S = 1.0
-_REPORT_EARLY_S, _REPORT_LATE_S = 0.1, 0.1  # it goes with another connection's, or at the next event
+_REPORT_LATE_S = 0.1  # a report is made at the first event after its time, and for its own sake so much later
 _MEASURED_BYTES = 1 << 20
 _ASK_AGAIN_S = 10.0
 _TRIES = 3
@@ -300,13 +300,10 @@ class HubSide:
                     self._end(slot, work, LeaseResult.RETURNED if work.returned else LeaseResult.DONE, now)
                 elif slot.fetch_id is None and now >= slot.wait_until:
                     self._start(slot, work, have, now)
+                if slot.work is work and work.has_news and now >= work.tell_at:
+                    self._report(slot, work, now)
             if slot.work is None and slot.index < target and slot.fetch_id is None:
                 self._ask(slot, now)
-        news = [(slot, slot.work) for slot in self.slots if slot.work is not None and slot.work.has_news]
-        if any(now >= work.tell_at for _, work in news):
-            for slot, work in news:
-                if now + _REPORT_EARLY_S >= work.tell_at:
-                    self._report(slot, work, now)
 
     def next_deadline(self, now: float) -> float | None:
         """When `plan` has something to do, if nothing else happens."""

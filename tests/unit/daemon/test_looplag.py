@@ -46,12 +46,12 @@ async def test_the_meter_sees_a_loop_that_stands_still() -> None:
     meter = LagMeter()
     try:
         before = meter.to_pb().count
-        time.sleep(0.45)  # noqa: ASYNC251 - this is the stall
+        time.sleep(0.85)  # noqa: ASYNC251 - this is the stall
         async with asyncio.timeout(5):
             while meter.to_pb().count == before:  # noqa: ASYNC110 - one turn of the loop after the other
                 await asyncio.sleep(0)
         told = meter.to_pb()
-        assert told.worst_s >= 0.34
+        assert told.worst_s >= 0.64
         assert told.count >= 4
     finally:
         meter.close()
