@@ -107,6 +107,8 @@ class Granting:
             return True  # others' links would stand idle, and its own does not: it waits
         if self._grant_free(ask, now) or self._grant_tail(ask, now) or self._grant_twice(ask, now):
             return True
+        if any(lease.node == ask.node for lease in islice(self._last_to_end(now), 1)):
+            return True  # the one that would end last is its own: what this one cannot take others may
         self._refused_rate = max(self._refused_rate, self._book.slot_rate(ask.node, ask.slot, now))
         return False
 

@@ -152,8 +152,11 @@ class NodeBook:
         return node.rates.get(slot, 0.0) or node.guess
 
     def slot_rate(self, name: str, slot: int, now: float) -> float:
-        """The connection's rate, or the mean of those that are known."""
-        return self.known_rate(name, slot) or self._sums(now)[1]
+        """The connection's rate, or the mean of its node's others, or that of all nodes."""
+        known = self.known_rate(name, slot)
+        if not known and (rates := [rate for rate in self.nodes[name].rates.values() if rate > 0]):
+            known = sum(rates) / len(rates)  # a link that is slow for them is slow for this one
+        return known or self._sums(now)[1]
 
     def cautious_rate(self, name: str, slot: int, now: float) -> float:
         """A rate that the connection reaches in all likelihood: to tell a slow one from one that stands still."""

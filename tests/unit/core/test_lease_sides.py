@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from exo_dl.core.lease_nodes import NodeBook
 from exo_dl.core.lease_policy import CostMap
 from exo_dl.core.leases import (
     Cut,
@@ -171,3 +172,27 @@ def test_a_connection_that_reads_alone_has_what_its_nodes_connections_had_togeth
         bench.table._book.measured("a", slot, rate * 6)
     answer = bench.send(LeaseAsked("a", 0, rates[0] * 6))
     assert any(isinstance(action, Grant) for action in answer) is granted
+
+
+def test_what_is_a_nodes_own_and_refused_to_its_other_connection_another_node_may_take() -> None:
+    """A node that became slow asked first, again and again: the others were idle until it had read all alone."""
+    bench = Bench(size_mib=64)
+    end = bench.manifest.piece_count
+    have = mask(0, 52)
+    bench.send(NodeJoined("a", have, 0, bench.every, (HeldLease(7, 50, end, 52),), 2e6))
+    bench.send(NodeJoined("b", have, 0, bench.every, (), 20e6))
+    bench.send(NodeJoined("c", have, 0, bench.every, (), 50e6))
+    bench.send(LeaseProgressed("a", 7, 53, 2e6, end), at=0.6)
+    assert not bench.send(LeaseAsked("a", 1, 30e6)), "c is faster than all of a"
+    told = [*bench.send(LeaseAsked("b", 0, 20e6), at=0.7), *bench.send(Tick(), at=0.8)]
+    assert [action.node for action in told if isinstance(action, Cut)] == ["a"]
+
+
+def test_a_connection_that_was_not_measured_is_as_fast_as_its_nodes_others() -> None:
+    """Taken for as fast as all nodes in the mean, one of a node that became slow got the last pieces of a fast one."""
+    book = NodeBook(None)
+    for name in ("a", "b", "c"):
+        book.joined(NodeJoined(name, 0, 0, 1, (), 0.0), 1, 0.0)
+    book.measured("a", 0, 1e6)
+    book.measured("b", 0, 6e6)
+    assert [book.slot_rate(*each, 0.0) for each in (("a", 0), ("a", 1), ("b", 1), ("c", 0))] == [1e6, 1e6, 6e6, 3.5e6]
