@@ -13,6 +13,7 @@ _CAUTIOUS_RATE = 256e3
 _IDLE_S = 5.0
 _SUMS_HOLD_S = 0.1
 _FEW = 64
+_CLEARLY = 4.0
 _UNREACHABLE_S = 5.0
 _UNREACHABLE_MAX_S = 60.0
 _STALLED_S = 2.0
@@ -152,11 +153,12 @@ class NodeBook:
         return node.rates.get(slot, 0.0) or node.guess
 
     def slot_rate(self, name: str, slot: int, now: float) -> float:
-        """The connection's rate, or the mean of its node's others, or that of all nodes."""
-        known = self.known_rate(name, slot)
-        if not known and (rates := [rate for rate in self.nodes[name].rates.values() if rate > 0]):
-            known = sum(rates) / len(rates)  # a link that is slow for them is slow for this one
-        return known or self._sums(now)[1]
+        """The connection's rate; where it is unknown the mean of all nodes, or of its own where that is clearly slow."""
+        if known := self.known_rate(name, slot):
+            return known
+        mean, others = self._sums(now)[1], self.nodes[name].rates.values()
+        own = sum(others) / len(others) if others else mean
+        return own if own * _CLEARLY < mean else mean
 
     def cautious_rate(self, name: str, slot: int, now: float) -> float:
         """A rate that the connection reaches in all likelihood: to tell a slow one from one that stands still."""

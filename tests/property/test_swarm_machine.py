@@ -79,8 +79,11 @@ class SwarmMachine(RuleBasedStateMachine):
         self.complete = False
         self.fetch_ids: set[int] = set()
         self.peer_limit = 8
+        self.missing: dict[int, int] = {}  # of transfers from peers: what nobody brought since they began
 
     def send(self, event: SwarmEvent) -> None:
+        if isinstance(event, PiecesArrived | Held):
+            self.missing = {fetch_id: bits & ~event.pieces for fetch_id, bits in self.missing.items()}
         for action in self.swarm.handle(event, self.now):
             match action:
                 case FetchFromPeer(fetch_id, peer, pieces):
@@ -93,6 +96,7 @@ class SwarmMachine(RuleBasedStateMachine):
                     assert len(self.from_peers()) < self.peer_limit, "more transfers than there may be"
                     self.fetch_ids.add(fetch_id)
                     self.flying[fetch_id] = (peer, pieces)
+                    self.missing[fetch_id] = pieces
                 case FetchFromHub(fetch_id, lease_id, slot, first, end):
                     assert fetch_id not in self.fetch_ids
                     assert 0 <= slot < 4 and first < end
@@ -200,7 +204,7 @@ class SwarmMachine(RuleBasedStateMachine):
         peer, pieces = self.flying.pop(fetch_id)
         self.cancelled.discard(fetch_id)
         if result is FetchResult.MISSING and peer in self.peers:
-            self.peers[peer] &= ~(pieces & ~self.swarm.have)
+            self.peers[peer] &= ~(self.missing[fetch_id] & pieces)
         self.send(FetchEnded(fetch_id, result, 0.1))
 
     @rule(pieces=st.integers(0))

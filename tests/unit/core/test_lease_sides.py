@@ -188,11 +188,16 @@ def test_what_is_a_nodes_own_and_refused_to_its_other_connection_another_node_ma
     assert [action.node for action in told if isinstance(action, Cut)] == ["a"]
 
 
-def test_a_connection_that_was_not_measured_is_as_fast_as_its_nodes_others() -> None:
+def test_a_connection_that_was_not_measured_is_as_slow_as_its_nodes_others() -> None:
     """Taken for as fast as all nodes in the mean, one of a node that became slow got the last pieces of a fast one."""
     book = NodeBook(None)
     for name in ("a", "b", "c"):
         book.joined(NodeJoined(name, 0, 0, 1, (), 0.0), 1, 0.0)
-    book.measured("a", 0, 1e6)
+    book.measured("a", 0, 0.5e6)
     book.measured("b", 0, 6e6)
-    assert [book.slot_rate(*each, 0.0) for each in (("a", 0), ("a", 1), ("b", 1), ("c", 0))] == [1e6, 1e6, 6e6, 3.5e6]
+    assert [book.slot_rate(*each, 0.0) for each in (("a", 0), ("a", 1), ("b", 1), ("c", 0))] == [
+        0.5e6,
+        0.5e6,
+        3.25e6,
+        3.25e6,
+    ]
