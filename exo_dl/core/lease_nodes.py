@@ -153,7 +153,7 @@ class NodeBook:
         return node.rates.get(slot, 0.0) or node.guess
 
     def slot_rate(self, name: str, slot: int, now: float) -> float:
-        """The connection's rate; where it is unknown the mean of all nodes, or of its own where that is clearly slow."""
+        """The connection's rate; where it is unknown that of all nodes in the mean, or of its own if clearly slow."""
         if known := self.known_rate(name, slot):
             return known
         mean, others = self._sums(now)[1], self.nodes[name].rates.values()

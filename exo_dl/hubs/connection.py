@@ -61,7 +61,7 @@ class _SocketStream(io.RawIOBase):
             if left <= 0:
                 raise TimeoutError
             self._sock.settimeout(left)
-        return self._sock.recv_into(buffer)
+        return self._gather.recv_into(memoryview(buffer))
 
 
 class _Body(Protocol):
@@ -80,6 +80,7 @@ class _SizedBody:
     def __init__(self, stream: io.BufferedReader[_SocketStream], size: int | None) -> None:
         self._stream = stream
         self._left = size
+        self._drained = False
         self.ended = size == 0
 
     def gather(self, byte_count: int) -> bool:
@@ -96,7 +97,11 @@ class _SizedBody:
             return 0
         if self._left is not None and len(buffer) > self._left:
             buffer = buffer[: self._left]
-        count = self._stream.readinto1(buffer)
+        if self._drained:
+            count = self._stream.raw.readinto(buffer)
+        else:
+            count = self._stream.readinto1(buffer)
+            self._drained = len(buffer) >= _MAX_LINE_BYTES  # what came with the head is taken now
         if self._left is not None:
             self._left -= count
             self.ended = self._left == 0

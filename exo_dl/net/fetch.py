@@ -267,12 +267,16 @@ class FetchPool:
             whole = True
             allowed_s = self._timeouts.stall_s + task.bytes_left / self._timeouts.slowest_bytes_per_s
             until = time.monotonic() + allowed_s
+
+        def stopped() -> bool:
+            return task.cancelled or task.finished
+
         while not task.finished:
             most = min(task.bytes_left or 1, limiter.chunk_bytes)
             count = fill(source, buffer[: task.whole(most) if whole else most], least)
             if not count:
                 return task.finished
-            until += limiter.take(count, group=job.group, stopped=lambda: task.cancelled or task.finished)
+            until += limiter.take(count, group=job.group, stopped=stopped)
             waited_s = task.slow_writes_s
             sink.take(buffer[:count])
             until += task.slow_writes_s - waited_s  # that is not the peer's fault

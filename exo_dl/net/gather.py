@@ -17,7 +17,7 @@ LONGEST_S = 0.05
 
 
 class Gather:
-    """Waits on one socket. For the thread that reads from it.
+    """Reads from one socket, and waits for many bytes before. For the thread that reads from it, and all its reads.
 
     Args:
         sock: connected; blocking or with a timeout.
@@ -28,6 +28,8 @@ class Gather:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        self._mark = 1
+        self._enough = False
 
     def wait(self, byte_count: int) -> bool:
         """Returns when a read gives ``byte_count`` bytes or the end; False where it does not after `LONGEST_S`.
@@ -39,12 +41,33 @@ class Gather:
             return True
         self._wake_for(max(1, byte_count))
         enough = bool(self._poll.poll(LONGEST_S * 1000))
-        # The read itself must never wait for many: it takes what is there.
-        self._wake_for(1)
+        # One read does not wait now, and the next wait is likely to be for as many. TLS may read again for the rest of
+        # a record.
+        self._enough = enough and self._tls is None
+        if not self._enough:
+            self._wake_for(1)
         return enough
 
+    def recv_into(self, buffer: memoryview) -> int:
+        """Receives what is there, at least one byte; 0 at the end.
+
+        Never waits with a mark: poll also ends where the window is full, before so many bytes are there. A read that
+        takes these would sleep until as many are there again, though only the rest is still to come.
+        """
+        if self._enough:
+            self._enough = False
+            try:
+                return self._sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                pass
+        self._wake_for(1)
+        return self._sock.recv_into(buffer)
+
     def _wake_for(self, byte_count: int) -> None:
-        try:  # noqa: SIM105 - twice for each lump of bytes: the context manager costs as much as the call
+        if byte_count == self._mark:
+            return
+        self._mark = byte_count
+        try:  # noqa: SIM105 - for each lump of bytes: the context manager costs as much as the call
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, byte_count)
         except OSError:
             pass  # then a read wakes too often, and no more than that

@@ -164,9 +164,9 @@ class RateLimit:
         """
         with self._lock:
             self._byte_count += byte_count
-            now = time.monotonic()
             if not self._rate:
                 return 0.0
+            now = time.monotonic()
             self._fill(now)
             cost = float(byte_count if now >= self._forgive_until else min(byte_count, self.chunk_bytes))
             start = self._enter(group, cost)

@@ -130,7 +130,7 @@ class PeerConnection:
             ConnectionLostError: reset.
         """
         try:
-            return self._sock.recv_into(view)
+            return self._gather.recv_into(view)
         except OSError as error:
             raise self._failure(error) from error
 
