@@ -9,9 +9,9 @@ from exo_dld.transfers import Transfers
 _end = Transfers._end
 
 
-def _end_twice(self: Transfers, fetch_id: int, event: FetchEnded) -> None:
-    _end(self, fetch_id, event)
-    self._feed(event)
+def _end_twice(self: Transfers, fetch_id: int, event: FetchEnded, *, more: bool = False) -> None:
+    _end(self, fetch_id, event, more=more)
+    self._feed(event, more=more)
 
 
 if __name__ == "__main__":
