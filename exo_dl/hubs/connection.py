@@ -52,6 +52,9 @@ class _SocketStream(io.RawIOBase):
     def gather(self, byte_count: int) -> bool:
         return self._gather.wait(byte_count)
 
+    def hurry(self) -> None:
+        self._gather.hurry()
+
     def readable(self) -> bool:
         return True
 
@@ -70,6 +73,8 @@ class _Body(Protocol):
     ended: bool
 
     def gather(self, byte_count: int) -> bool: ...
+
+    def hurry(self) -> None: ...
 
     def readinto(self, buffer: memoryview) -> int: ...
 
@@ -91,6 +96,10 @@ class _SizedBody:
             return self._stream.raw.gather(min(byte_count, sure))
         # Nothing can be promised: what was received so far is not held back for it.
         return False
+
+    def hurry(self) -> None:
+        """Ends such a wait (any thread)."""
+        self._stream.raw.hurry()
 
     def readinto(self, buffer: memoryview) -> int:
         if self.ended:
@@ -120,6 +129,9 @@ class _ChunkedBody:
     def gather(self, byte_count: int) -> bool:
         """Nothing: what is still to come of a chunk is not known well enough."""
         return True
+
+    def hurry(self) -> None:
+        """Nothing: nobody waits."""
 
     def readinto(self, buffer: memoryview) -> int:
         if self.ended:

@@ -95,7 +95,8 @@ class HubRange:
         """Waits a moment until `readinto` gives ``byte_count`` bytes; False where it does not yet (own thread)."""
         if self._answer is None or self._skip:
             return True
-        return self._answer.body.gather(min(byte_count, self._answer_end - self._position))
+        left = min(self._answer_end, self._end) - self._position
+        return left <= 0 or self._answer.body.gather(min(byte_count, left))
 
     def readinto(self, buffer: memoryview) -> int:
         """Receives what is there, at most ``len(buffer)`` bytes, waiting for at least one. 0 only at `end`.
@@ -211,7 +212,10 @@ class HubRange:
         """
         with self._lock:
             self._end = min(self._end, max(end, self._receiving_to))
-            return self._end
+            end, answer = self._end, self._answer
+        if answer is not None:
+            answer.body.hurry()  # what is wanted may be there, and less than is waited for still to come
+        return end
 
     def abort(self) -> None:
         """Ends a blocked `readinto` at once, with `CancelledPullError`; later ones too (any thread)."""

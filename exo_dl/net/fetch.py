@@ -259,12 +259,11 @@ class FetchPool:
         """Receives until the task is finished; False when the stream ended before."""
         until = float("inf")
         job = task.job
-        limiter, least, whole = self._hub_limiter, PEER_FILL_BYTES, False
+        limiter, least = self._hub_limiter, PEER_FILL_BYTES
         if isinstance(job, HubJob):
             least = job.lump_bytes
         else:
             limiter = self._peer_limiter
-            whole = True
             allowed_s = self._timeouts.stall_s + task.bytes_left / self._timeouts.slowest_bytes_per_s
             until = time.monotonic() + allowed_s
 
@@ -273,7 +272,7 @@ class FetchPool:
 
         while not task.finished:
             most = min(task.bytes_left or 1, limiter.chunk_bytes)
-            count = fill(source, buffer[: task.whole(most) if whole else most], least)
+            count = fill(source, buffer[: task.whole(most)], least)
             if not count:
                 return task.finished
             until += limiter.take(count, group=job.group, stopped=stopped)

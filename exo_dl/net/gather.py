@@ -12,7 +12,7 @@ import ssl
 
 __all__ = ["LONGEST_S", "Gather"]
 
-LONGEST_S = 0.05
+LONGEST_S = 0.2
 """Bytes wait at most so long for others."""
 
 
@@ -62,6 +62,10 @@ class Gather:
                 pass
         self._wake_for(1)
         return self._sock.recv_into(buffer)
+
+    def hurry(self) -> None:
+        """Ends the wait that is under way, if one is (any thread): fewer bytes are wanted than it waits for."""
+        self._wake_for(1)
 
     def _wake_for(self, byte_count: int) -> None:
         if byte_count == self._mark:

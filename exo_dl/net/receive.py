@@ -44,8 +44,8 @@ SLOW_WRITE_S = 0.01
 PEER_FILL_BYTES = BUFFER_BYTES
 """What is waited for at once from a peer."""
 
-_HUB_FILL_BYTES = (64 << 10, 256 << 10)
-_HUB_FILL_PART = 2048
+_HUB_FILL_BYTES = (64 << 10, 1 << 20)
+_HUB_FILL_PART = 512
 # The clock is read for one write in so many bytes: the small ones, from a hub, are sampled.
 _CLOCK_BYTES = 256 << 10
 _CLOCK_TIMES = 4.0  # what one may stand for: the least write, but for the ends of pieces, is a quarter of that
@@ -54,9 +54,9 @@ _CLOCK_TIMES = 4.0  # what one may stand for: the least write, but for the ends 
 def hub_fill_bytes(pull_bytes: int) -> int:
     """What is waited for at once from a hub, in a pull of so many bytes.
 
-    Lumps make the kernel grow a receive buffer to many times what the path needs, and all that is in it when a lease is
-    cut, or a node stalls, comes a second time: up to 10 % of a small model with large lumps, 3 % with small ones. So
-    they follow the model.
+    Lumps make the kernel grow a receive buffer to many times what the path needs, and all that is in it when a node
+    stalls comes a second time: up to 10 % of a small model with large lumps, 3 % with small ones. So they follow the
+    model. From 512 MiB on a piece of a MiB is waited for whole: each lump costs a third of a millisecond of CPU.
     """
     least, most = _HUB_FILL_BYTES
     return max(least, min(most, pull_bytes // _HUB_FILL_PART))
@@ -280,7 +280,7 @@ def fill(source: Source, view: memoryview, least: int) -> int:
     """Receives into ``view`` until there are ``least`` bytes, or it is full; 0 only at the end of the stream.
 
     A network gives a few KiB at a time (TLS never more than 16), and each wake-up, digest and write has its price.
-    Waits for more for 0.1 s at most.
+    Waits for more for `LONGEST_S` at most, twice.
     """
     least = min(least, len(view))
     source.gather(least)

@@ -13,6 +13,7 @@ from exo_dl.errors import (
     CancelledPullError,
 )
 from exo_dl.hubs.reader import Timeouts
+from exo_dl.net import gather, receive
 from tests.unit.hubs.conftest import ReaderFor
 from tests.unit.hubs.reading import content_of, read, records_of, url_of
 
@@ -83,3 +84,25 @@ def test_a_second_range_waits_for_no_first_one_that_was_forgotten(reader_for: Re
         with pytest.raises(RuntimeError, match="not closed"):
             reader.open_range(url_of(hub), 0, 10)
     assert read(reader.open_range(url_of(hub), 0, 10)) == content_of(hub)[:10]
+
+
+def test_a_cut_ends_the_wait_for_more_than_is_wanted_then(
+    reader_for: ReaderFor, hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wanted is there, and a thread waits for bytes that would be thrown away."""
+    monkeypatch.setattr(gather, "LONGEST_S", 30.0)
+    monkeypatch.setattr(receive, "LONGEST_S", 30.0)
+    hub.fault("stall", after_bytes=300_000)
+    opened = reader_for(hub).open_range(url_of(hub), 0, 1_000_000)
+    buffer, got = memoryview(bytearray(1 << 20)), []
+    thread = threading.Thread(target=lambda: got.append(receive.fill(opened, buffer, 1 << 20)))
+    thread.start()
+    thread.join(0.1)
+    assert thread.is_alive(), "it waits for all of it"
+    for _ in range(50):
+        if thread.is_alive():
+            assert opened.limit(200_000) == 200_000
+            thread.join(0.1)  # a cut that comes just before the wait is a moment too early
+    assert got == [200_000]
+    assert buffer[:200_000] == content_of(hub)[:200_000]
+    opened.close()
