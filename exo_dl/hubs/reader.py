@@ -121,6 +121,7 @@ class HubRange:
             count = self._receive(self._answer, buffer[: min(room, self._answer_end - self._position)])
             if count:
                 self._position += count
+                self._receiving_to = self._position  # a cut between two reads is heeded
                 if self._position >= self._answer_end:
                     self._finish_answer()
                 return count

@@ -101,8 +101,9 @@ def test_a_cut_ends_the_wait_for_more_than_is_wanted_then(
     assert thread.is_alive(), "it waits for all of it"
     for _ in range(50):
         if thread.is_alive():
-            assert opened.limit(200_000) == 200_000
+            opened.limit(200_000)
             thread.join(0.1)  # a cut that comes just before the wait is a moment too early
-    assert got == [200_000]
-    assert buffer[:200_000] == content_of(hub)[:200_000]
+    assert len(got) == 1
+    assert 200_000 <= got[0] <= 300_000, "what is there already, at most"
+    assert buffer[: got[0]] == content_of(hub)[: got[0]]
     opened.close()
