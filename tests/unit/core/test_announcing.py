@@ -65,9 +65,9 @@ def test_while_the_end_is_far_pieces_are_told_together_a_second_later_at_most() 
     assert speaker.announcing.due is None
 
 
-@pytest.mark.parametrize(("size_mib", "much"), [(LARGE_MIB, 8), (400, 8)])
+@pytest.mark.parametrize(("size_mib", "much"), [(LARGE_MIB, 8), (400, 4)])
 def test_what_is_gathered_is_told_when_it_is_much(size_mib: int, much: int) -> None:
-    """8 pieces of 2 MiB, or two percent of the model: what nobody was told of is lost when its node dies."""
+    """8 pieces of 2 MiB, or one percent of the model: what nobody was told of is lost when its node dies."""
     speaker = Speaker(size_mib=size_mib)
     speaker.measure(3)
     assert speaker.gain(0, 1, 3.0) == Word(mask(0, 1), PEERS)
