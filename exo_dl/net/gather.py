@@ -64,13 +64,19 @@ class Gather:
         return self._sock.recv_into(buffer)
 
     def hurry(self) -> None:
-        """Ends the wait that is under way, if one is (any thread): fewer bytes are wanted than it waits for."""
-        self._wake_for(1)
+        """Ends the wait that is under way, if one is (any thread): fewer bytes are wanted than it waits for.
+
+        What the reader knows of its mark is left alone. It may be about to set one: taken for 1 then, that would stay,
+        and a read sleep on it. A mark that is lower than known only wakes the reader early.
+        """
+        self._set(1)
 
     def _wake_for(self, byte_count: int) -> None:
-        if byte_count == self._mark:
-            return
-        self._mark = byte_count
+        if byte_count != self._mark:
+            self._mark = byte_count
+            self._set(byte_count)
+
+    def _set(self, byte_count: int) -> None:
         try:  # noqa: SIM105 - for each lump of bytes: the context manager costs as much as the call
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, byte_count)
         except OSError:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from exo_dl.net import gather as gather_module
 from exo_dl.net.gather import Gather
 
 
@@ -88,3 +90,29 @@ def test_where_the_window_is_full_before_the_bytes_are_there_they_come_all_the_s
                     got += count
                 sending.join()
                 watchdog.cancel()
+
+
+class Overtaken(socket.socket):
+    """A socket whose reader is hurried just before it sets a mark."""
+
+    hurry = staticmethod(lambda: None)
+
+    def setsockopt(self, *args: Any) -> None:
+        if args[1] == socket.SO_RCVLOWAT and args[2] > 1:
+            self.hurry()
+        super().setsockopt(*args)
+
+
+def test_a_hurry_that_comes_as_a_mark_is_set_leaves_none_behind(
+    ends: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read would sleep on it until its time is over."""
+    reader, writer = ends
+    monkeypatch.setattr(gather_module, "LONGEST_S", 0.01)
+    with Overtaken(fileno=reader.detach()) as overtaken:
+        gather = Gather(overtaken)
+        overtaken.hurry = gather.hurry  # type: ignore[method-assign]
+        writer.sendall(b"some")
+        assert not gather.wait(40_000)
+        assert overtaken.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+        assert gather.recv_into(memoryview(bytearray(8))) == 4
