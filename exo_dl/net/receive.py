@@ -62,11 +62,12 @@ def hub_fill_bytes(pull_bytes: int) -> int:
     return max(least, min(most, pull_bytes // _HUB_FILL_PART))
 
 
-# As many threads at a time hash and write as there are processors. More would wait for one, now and then with the
-# interpreter in hand, and the event loop with them. Who gets no turn in time goes on without: others wait for a disk.
-# (`threading.Semaphore` is written in Python, and costs ten times this.)
+# So many threads at a time hash and write: one processor is left for the event loop. More would wait for a processor
+# now and then with the interpreter in hand, and the loop with them: with as many as there are processors it was five
+# times as often more than 50 ms late (daemons that want more than the machine has). Who gets no turn in time goes on
+# without: others wait for a disk. (`threading.Semaphore` is written in Python, and costs ten times this.)
 _turns: queue.SimpleQueue[None] = queue.SimpleQueue()
-for _ in range(os.cpu_count() or 1):
+for _ in range(max(1, (os.cpu_count() or 1) - 1)):
     _turns.put(None)
 _TURN_S = 0.05
 
