@@ -46,8 +46,8 @@ from exo_dl.store.verify import VerifyPool, WriteBack
 __all__ = ["Assembly"]
 
 _log = logging.getLogger(__name__)
-_PUBLISHERS = 4
-_CHECKERS = 2
+_PUBLISHERS, _CHECKERS = 4, 2
+_SMALL_OPEN = 64
 _MAX_DIGEST_THREADS = 4
 _graveyard = Graveyard()
 
@@ -127,7 +127,7 @@ class Assembly:
         """See `PullStore.open`."""
         if not self._planned:
             self.plan()
-        needed = 0
+        needed = small = 0
         to_make: list[Slot] = []
         for slot in self.slots.values():
             places = self.layout.places(self.manifest, slot.blob)
@@ -144,7 +144,7 @@ class Assembly:
             self.layout.check_room(needed + self.selection.copied_bytes)
             for slot in to_make:
                 slot.part = open_part(slot, self.layout.folder)
-                if slot.blob.piece_count <= 1:
+                if slot.blob.piece_count <= 1 and (small := small + 1) > _SMALL_OPEN:
                     # Made and reserved; hundreds of small files need not be open all the time.
                     os.close(slot.part.detach())
                     slot.part = None
