@@ -2,16 +2,18 @@
 
     fanout     one node has the model, four get it from it and from each other
     exchange   four nodes have a quarter each, and get the rest from each other
-    growth     two nodes pull models of several sizes from the hub
+    growth     two nodes pull models of several sizes from the hub; their daemons have had a small one before
     digests    one node pulls: what it reads again to hash whole files, and what that costs (needs py-spy)
 
 CPU is of all daemons together, by 10^9 bytes that nodes took in. The lag is that of all daemons' event loops: the bound
-of the bucket that the percentile falls into. Bytes move as fast as the machine can: it is full.
+of the bucket that the percentile falls into. Bytes move as fast as the machine can: it is full. With --torrent
+libtorrent does the same in turns (``pip install libtorrent`` first).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -19,43 +21,47 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from bench.cluster import Node, wait_linked, wait_until
+from bench.cluster import Node, wait_at_rest, wait_linked, wait_until
 from bench.labnet import find_tool
 from bench.make_model import make_model
 from bench.memory import fill_memory
 from bench.models import LabModel, check_copy, describe_model
 from bench.nginx_hub import write_config
+from bench.peers import Used
 from bench.ports import free_port, listens
 from bench.threads import cpu_of_kinds, thread_times
+from bench.torrent import TorrentPeer, swarm
 from exo_dl.net.identity import new_secret
 from exo_dl.rpc.v1.cluster_pb2 import LoopLag
 
 __all__ = ["Row", "lag_at", "main"]
 
 _REPO = "lab/model"
+_FIRST_REPO = "lab/first"
+_FIRST_MIB = 8
 _GB = 10**9
 _MIB = 1 << 20
+_LATE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One pull. ``lag``: (at most so many seconds, looks) of all nodes' event loops."""
+    """One pull. ``lag``: (at most so many seconds, looks) of all nodes' event loops, exo-dl's alone."""
 
     name: str
+    program: str
     mib: int
     wall_s: float
     gb_per_s: float
     cpu_s_per_gb: float
     peak_rss_mb: float
-    lag_p50_s: float
-    lag_p99_s: float
-    lag_max_s: float
-    lag: tuple[tuple[float, int], ...]
+    lag: tuple[tuple[float, int], ...] = ()
 
 
 def lag_at(buckets: Sequence[tuple[float, int]], share: float) -> float:
@@ -106,6 +112,7 @@ def _nodes(folder: Path, url: str, count: int) -> Iterator[list[Node]]:
         for node in nodes:
             node.wait_ready()
         wait_linked(nodes)
+        wait_at_rest(nodes)
         yield nodes
     finally:
         for node in nodes:
@@ -130,14 +137,12 @@ def _pull(name: str, model: LabModel, nodes: Sequence[Node]) -> Row:
     lag = [(same[0][0], sum(count for _, count in same)) for same in zip(*lags, strict=True)]
     return Row(
         name=name,
+        program="exo-dl",
         mib=round(model.size_bytes / _MIB),
         wall_s=wall_s,
         gb_per_s=taken / _GB / wall_s,
         cpu_s_per_gb=cpu_s / (taken / _GB),
         peak_rss_mb=max(node.peak_rss_bytes() for node in nodes) / 1e6,
-        lag_p50_s=lag_at(lag, 0.5),
-        lag_p99_s=lag_at(lag, 0.99),
-        lag_max_s=lag_at(lag, 1.0),
         lag=tuple((bound_s, count) for bound_s, count in lag if count),
     )
 
@@ -157,7 +162,50 @@ def _exchange(model: LabModel, folder: Path, url: str) -> Row:
 
 def _growth(model: LabModel, folder: Path, url: str) -> Row:
     with _nodes(folder, url, 2) as nodes:
+        nodes[0].json("pull", _FIRST_REPO)
         return _pull("hub -> 2", model, nodes)
+
+
+def _of_torrent(name: str, model: LabModel, used: Used, shares: float) -> Row:
+    taken_gb = shares * model.size_bytes / _GB
+    return Row(
+        name=name,
+        program="libtorrent",
+        mib=round(model.size_bytes / _MIB),
+        wall_s=used.wall_s,
+        gb_per_s=taken_gb / used.wall_s,
+        cpu_s_per_gb=used.cpu_s / taken_gb,
+        peak_rss_mb=used.rss_bytes / 1e6,
+    )
+
+
+def _swarm(model: LabModel, folder: Path, url: str | None, has: Sequence[Sequence[str]]) -> Used:
+    def spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+
+    peers = [
+        TorrentPeer(f"n{number}", folder / f"n{number}", f"127.0.0.1:{free_port()}", spawn, paths)
+        for number, paths in enumerate(has, start=1)
+    ]
+    return swarm(peers, model, folder=folder, hub_url=url)
+
+
+def _torrent_fanout(model: LabModel, folder: Path, url: str) -> Row:
+    del url
+    has = [sorted(model.digests), [], [], [], []]
+    return _of_torrent("fan-out 1 -> 4", model, _swarm(model, folder, None, has), 4)
+
+
+def _torrent_exchange(model: LabModel, folder: Path, url: str) -> Row:
+    del url
+    large = [path for path in sorted(model.digests) if "-of-" in path]
+    small = [path for path in sorted(model.digests) if "-of-" not in path]
+    has = [[*small, path] if number == 0 else [path] for number, path in enumerate(large)]
+    return _of_torrent("exchange 4 -> 4", model, _swarm(model, folder, None, has), 3)
+
+
+def _torrent_growth(model: LabModel, folder: Path, url: str) -> Row:
+    return _of_torrent("hub -> 2", model, _swarm(model, folder, url, [[], []]), 2)
 
 
 def _io(pid: int) -> dict[str, int]:
@@ -181,33 +229,53 @@ def _digests(model: LabModel, folder: Path, url: str) -> None:
     print(f"  CPU of the digest threads:       {kinds['digest'][0] / gb:.2f} s/GB")
 
 
+def _model(root: Path, size_mib: int) -> LabModel:
+    make_model(root, _FIRST_REPO, total_mib=_FIRST_MIB, shards=1)
+    return describe_model(root, _REPO, make_model(root, _REPO, total_mib=size_mib, shards=4))
+
+
+def _median(runs: Sequence[Row]) -> Row:
+    """The medians of several runs; the lag is that of all of them."""
+    numbers = {
+        name: statistics.median(getattr(run, name) for run in runs)
+        for name in ("wall_s", "gb_per_s", "cpu_s_per_gb", "peak_rss_mb")
+    }
+    lag: Counter[float] = Counter()
+    for run in runs:
+        lag.update(dict(run.lag))
+    return replace(runs[0], **numbers, lag=tuple(sorted(lag.items())))
+
+
 def _table(rows: Sequence[Row]) -> None:
     print(
-        f"{'':16} {'MiB':>6} {'wall s':>7} {'s/GB':>6} {'GB/s':>6} {'CPU s/GB':>9} {'RSS MB':>7}  lag ms, p50 p99 max"
+        f"{'':16} {'':10} {'MiB':>6} {'wall s':>7} {'s/GB':>6} {'GB/s':>6} {'CPU s/GB':>9} {'RSS MB':>7}"
+        f"  lag ms, p50 p99 max; looks, of them over {_LATE_S * 1000:g} ms"
     )
     for row in rows:
-        lag = " ".join(f"{1000 * each:g}" for each in (row.lag_p50_s, row.lag_p99_s, row.lag_max_s))
+        lag = " ".join(f"{1000 * lag_at(row.lag, share):g}" for share in (0.5, 0.99, 1.0))
+        looks = f"{sum(count for _, count in row.lag)} {sum(count for bound_s, count in row.lag if bound_s > _LATE_S)}"
         print(
-            f"{row.name:16} {row.mib:6} {row.wall_s:7.2f} {1 / row.gb_per_s:6.2f} {row.gb_per_s:6.2f}"
-            f" {row.cpu_s_per_gb:9.2f} {row.peak_rss_mb:7.0f}  {lag}"
+            f"{row.name:16} {row.program:10} {row.mib:6} {row.wall_s:7.2f} {1 / row.gb_per_s:6.2f} {row.gb_per_s:6.2f}"
+            f" {row.cpu_s_per_gb:9.2f} {row.peak_rss_mb:7.0f}  {f'{lag}; {looks}' if row.lag else ''}"
         )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs what is named; prints a table, the histograms of lag, and each run as JSON."""
+    """Runs what is named; prints a table, and each run as JSON with its histogram of lag."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.local", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="*", help="default: fanout exchange growth digests")
     parser.add_argument("--sizes-mib", default="256,1024", help="of the models for growth (default: 256,1024)")
     parser.add_argument("--size-mib", type=int, default=512, help="of the model for all else (default: 512)")
-    parser.add_argument("--runs", type=int, default=1, help="of each row; the one with the median wall time is shown")
+    parser.add_argument("--runs", type=int, default=1, help="of each row; medians are shown (default: 1)")
+    parser.add_argument("--torrent", action="store_true", help="also libtorrent (which must be installed), in turns")
     parser.add_argument("--folder", type=Path, help="where nodes and models are kept while it runs")
     args = parser.parse_args(argv)
-    scenarios: dict[str, Callable[[LabModel, Path, str], Row]] = {
-        "fanout": _fanout,
-        "exchange": _exchange,
-        "growth": _growth,
+    scenarios: dict[str, list[Callable[[LabModel, Path, str], Row]]] = {
+        "fanout": [_fanout, _torrent_fanout],
+        "exchange": [_exchange, _torrent_exchange],
+        "growth": [_growth, _torrent_growth],
     }
     names = args.what or [*scenarios, "digests"]
     if unknown := sorted(set(names) - {*scenarios, "digests"}):
@@ -215,23 +283,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix="exo-dl-local-", dir=args.folder) as scratch:
         for name in names:
-            sizes = args.sizes_mib.split(",") if name == "growth" else [args.size_mib]
-            for size in map(int, sizes):
-                root = Path(scratch) / f"hub-{size}"
-                model = describe_model(root, _REPO, make_model(root, _REPO, total_mib=size, shards=4))
-                runs = []
-                for _ in range(args.runs if name != "digests" else 1):
-                    with tempfile.TemporaryDirectory(dir=scratch) as run, _hub(Path(run), root) as url:
-                        os.sync()
-                        fill_memory(root)
-                        if name == "digests":
-                            _digests(model, Path(run), url)
-                        else:
-                            runs.append(scenarios[name](model, Path(run), url))
-                            print(json.dumps(asdict(runs[-1])), file=sys.stderr, flush=True)
-                if runs:
-                    middle = statistics.median_low(run.wall_s for run in runs)
-                    rows.append(next(run for run in runs if run.wall_s == middle))
+            sizes = [int(size) for size in args.sizes_mib.split(",")] if name == "growth" else [args.size_mib]
+            models = [_model(Path(scratch) / f"hub-{size}", size) for size in sizes]
+            jobs = [_digests] if name == "digests" else scenarios[name][: 2 if args.torrent else 1]
+            runs: dict[tuple[int, str], list[Row]] = {}
+            # Sizes and programs in turns: the machine is faster at one time than at another.
+            for _, model, job in itertools.product(range(args.runs if name != "digests" else 1), models, jobs):
+                with tempfile.TemporaryDirectory(dir=scratch) as run, _hub(Path(run), model.root) as url:
+                    os.sync()
+                    fill_memory(model.root)
+                    row = job(model, Path(run), url)
+                if row is not None:
+                    runs.setdefault((row.mib, row.program), []).append(row)
+                    print(json.dumps(asdict(row)), file=sys.stderr, flush=True)
+            rows += [_median(some) for some in runs.values()]
     _table(rows)
     return 0
 

@@ -1,19 +1,21 @@
-"""libtorrent on the same work, for comparison: peers that know each other's addresses, and the hub as a web seed.
+"""libtorrent on the same work, for comparison: peers that know each other's addresses, and a hub as a web seed.
 
-python -m bench lab --torrent (``pip install libtorrent`` first). Settings are those that were found to be best here:
-TCP only, no limits on uploads and on requests, hub requests of 16 MiB, pieces of 1 MiB.
+python -m bench lab --torrent, python -m bench.local --torrent (``pip install libtorrent`` first). Settings are those
+that were found to be best: TCP only, no limits on uploads and on requests, hub requests of 16 MiB, pieces of 1 MiB.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
 import json
 import resource
+import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from bench.lab import HUB_URL, Lab
 from bench.models import LabModel
 from bench.peers import Used
 
-__all__ = ["torrent"]
+__all__ = ["TorrentPeer", "swarm", "torrent"]
 
 _PORT = 6881
 _PIECE_BYTES = 1 << 20
@@ -51,45 +53,84 @@ _SETTINGS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class TorrentPeer:
+    """One node of a swarm.
+
+    Attributes:
+        folder: where its copy of the model goes.
+        address: host:port that it listens on.
+        spawn: starts a command where the node is.
+        has: paths of the model's files that it has before it begins.
+    """
+
+    name: str
+    folder: Path
+    address: str
+    spawn: Callable[[Sequence[str]], subprocess.Popen[bytes]] = field(repr=False)
+    has: Sequence[str] = ()
+
+
 def torrent(lab: Lab, model: LabModel) -> Used:
     """The model to every node of a lab; the hub is a web seed of each.
 
     Raises:
         ModuleNotFoundError: libtorrent is not installed.
-        RuntimeError: a node ended early, or has a wrong copy.
+        RuntimeError: a node ended early.
+        CopyError: a node has a wrong copy.
     """
-    metainfo = lab.folder / "model.torrent"
-    metainfo.write_bytes(_metainfo(model))
-    addresses = {name: lab.net.lan_address(name) for name in lab.nodes}
-    begin = time.monotonic()
+    peers = [
+        TorrentPeer(name, node.folder, f"{lab.net.lan_address(name)}:{_PORT}", node.spawn)
+        for name, node in lab.nodes.items()
+    ]
+    return swarm(peers, model, folder=lab.folder, hub_url=HUB_URL)
+
+
+def swarm(peers: Sequence[TorrentPeer], model: LabModel, *, folder: Path, hub_url: str | None) -> Used:
+    """The model to every peer, from the others and from the hub at ``hub_url``, if there is one.
+
+    The time begins when all programs run and have looked at what they have.
+
+    Raises:
+        ModuleNotFoundError: libtorrent is not installed.
+        RuntimeError: a peer ended early.
+        CopyError: a peer has a wrong copy.
+    """
+    metainfo = folder / "model.torrent"
+    metainfo.write_bytes(_metainfo(model, hub_url))
     jobs = []
-    for name, node in lab.nodes.items():
-        others = [f"{address}:{_PORT}" for other, address in addresses.items() if other != name]
-        command = [sys.executable, __file__, str(metainfo), str(node.folder), f"{addresses[name]}:{_PORT}", *others]
-        jobs.append(node.spawn(command))
+    for peer in peers:
+        peer.folder.mkdir(exist_ok=True)
+        for path in peer.has:
+            copy = peer.folder / model.commit / path
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model.folder / path, copy)
+        others = [other.address for other in peers if other is not peer]
+        command = [sys.executable, __file__, str(metainfo), str(folder), str(peer.folder), peer.address, *others]
+        jobs.append(peer.spawn(command))
 
-    def done() -> bool:
-        for (name, node), job in zip(lab.nodes.items(), jobs, strict=True):
+    def all_say(word: str) -> bool:
+        for peer, job in zip(peers, jobs, strict=True):
             if job.poll() is not None:
-                raise RuntimeError(f"{name} ended with exit code {job.returncode}: see {node.folder}")
-        return all((node.folder / "done").exists() for node in lab.nodes.values())
+                raise RuntimeError(f"{peer.name} ended with exit code {job.returncode}: see {peer.folder}")
+        return all((peer.folder / word).exists() for peer in peers)
 
-    wait_until(done, timeout_s=900, what="every node has the torrent")
+    wait_until(lambda: all_say("ready"), timeout_s=120, what="every node has looked at its files")
+    begin = time.monotonic()
+    (folder / "begin").touch()
+    wait_until(lambda: all_say("done"), timeout_s=900, what="every node has the torrent")
     wall_s = time.monotonic() - begin
-    (lab.folder / "end").touch()
+    (folder / "end").touch()
     usages = []
-    for (name, node), job in zip(lab.nodes.items(), jobs, strict=True):
+    for peer, job in zip(peers, jobs, strict=True):
         if job.wait(60):
-            raise RuntimeError(f"{name} ended with exit code {job.returncode}: see {node.folder}")
-        usages.append(json.loads((node.folder / "usage").read_text(encoding="utf-8")))
-        for path, digest in model.digests.items():
-            copy = node.folder / model.commit / path
-            if hashlib.sha256(copy.read_bytes()).hexdigest() != digest:
-                raise RuntimeError(f"{name}: {path} is not what the hub has")
+            raise RuntimeError(f"{peer.name} ended with exit code {job.returncode}: see {peer.folder}")
+        usages.append(json.loads((peer.folder / "usage").read_text(encoding="utf-8")))
+        model.check_folder(peer.folder / model.commit)
     return Used(wall_s, sum(one["cpu_s"] for one in usages), max(one["rss_bytes"] for one in usages))
 
 
-def _metainfo(model: LabModel) -> bytes:
+def _metainfo(model: LabModel, hub_url: str | None) -> bytes:
     """A torrent whose files are at the hub below the seed's URL, which ends before the commit."""
     lt = importlib.import_module("libtorrent")
     files = lt.file_storage()
@@ -102,14 +143,16 @@ def _metainfo(model: LabModel) -> bytes:
     if not link.is_symlink():
         link.symlink_to(model.folder)
     lt.set_piece_hashes(made, str(parent))
-    made.add_url_seed(f"{HUB_URL}/{model.repo}/resolve/")
+    if hub_url is not None:
+        made.add_url_seed(f"{hub_url}/{model.repo}/resolve/")
     return bytes(lt.bencode(made.generate()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """One node: downloads, says that it is done, and sends until it is told to end."""
+    """One node: looks at what it has, downloads when it is told to, and sends until it is told to end."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("metainfo", type=Path)
+    parser.add_argument("words", type=Path, help="the folder where all are told to begin and to end")
     parser.add_argument("folder", type=Path)
     parser.add_argument("listen")
     parser.add_argument("peer", nargs="*")
@@ -120,20 +163,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     parameters.ti = lt.torrent_info(str(args.metainfo))
     parameters.save_path = str(args.folder)
     parameters.storage_mode = lt.storage_mode_t.storage_mode_allocate
-    parameters.flags &= ~(lt.torrent_flags.auto_managed | lt.torrent_flags.paused)
+    flags = lt.torrent_flags
+    parameters.flags = (parameters.flags & ~(flags.auto_managed | flags.paused)) | flags.stop_when_ready
     handle = session.add_torrent(parameters)
+    _wait(lambda: bool(handle.status().flags & flags.paused))
+    (args.folder / "ready").touch()
+    _wait((args.words / "begin").exists)
+    before_s = _cpu_s()
+    handle.resume()
     for peer in args.peer:
         host, _, port = peer.rpartition(":")
         handle.connect_peer((host, int(port)))
-    while not handle.status().is_seeding:
-        time.sleep(_POLL_S)
+    _wait(lambda: bool(handle.status().is_seeding))
     (args.folder / "done").touch()
-    while not (args.folder.parent / "end").exists():
-        time.sleep(_POLL_S)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    usage = {"cpu_s": used.ru_utime + used.ru_stime, "rss_bytes": used.ru_maxrss * 1024}
+    _wait((args.words / "end").exists)
+    rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    usage = {"cpu_s": _cpu_s() - before_s, "rss_bytes": rss_bytes}
     (args.folder / "usage").write_text(json.dumps(usage), encoding="utf-8")
     return 0
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(_POLL_S)
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":
