@@ -230,7 +230,7 @@ def _digests(model: LabModel, folder: Path, url: str) -> None:
 
 
 def _model(root: Path, size_mib: int) -> LabModel:
-    make_model(root, _FIRST_REPO, total_mib=_FIRST_MIB, shards=1)
+    make_model(root, _FIRST_REPO, total_mib=_FIRST_MIB, shards=1, seed=2)
     return describe_model(root, _REPO, make_model(root, _REPO, total_mib=size_mib, shards=4))
 
 

@@ -220,27 +220,24 @@ class Library:
         files = {entry.path: entry for entry in record.files}
         revisions = [revision] if revision and revision != record.commit else []
         with self._use() as db:
-            for old in [model for model in self._all_models() if _key(model) == _key(record)]:
+            noted = self._noted(_OF_REPO, (record.hub, record.repo_type, record.repo))
+            for old in [model for model in noted if _key(model) == _key(record)]:
                 files = {entry.path: entry for entry in old.files} | files
                 revisions = [*old.revisions, *(r for r in revisions if r not in old.revisions)]
             listed = [[f.path, f.size, f.digest.hex(), f.git_oid.hex()] for _, f in sorted(files.items())]
             # A name that now means this commit means no other one of the repository any more.
-            for other in self._all_models() if revision else []:
-                if (other.hub, other.repo_type, other.repo) == (record.hub, record.repo_type, record.repo):
-                    rest = [r for r in other.revisions if r != revision]
-                    if other.commit != record.commit and len(rest) != len(other.revisions):
-                        db.execute(_SET_REVISIONS, (json.dumps(rest), *_key(other)))
+            for other in noted if revision else []:
+                rest = [r for r in other.revisions if r != revision]
+                if other.commit != record.commit and len(rest) != len(other.revisions):
+                    db.execute(_SET_REVISIONS, (json.dumps(rest), *_key(other)))
             db.execute(
                 "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*_key(record), json.dumps(listed), json.dumps(revisions), time.time()),
             )
 
-    def _all_models(self) -> list[ModelRecord]:
-        rows = self._rows(
-            "SELECT hub, repo_type, repo, commit_id, layout, path, files, revisions FROM models ORDER BY added_at DESC"
-        )
+    def _noted(self, query: str, values: tuple[object, ...] = ()) -> list[ModelRecord]:
         models = []
-        for hub, repo_type, repo, commit, layout, path, files, revisions in rows:
+        for hub, repo_type, repo, commit, layout, path, files, revisions in self._rows(query, values):
             try:
                 entries = tuple(
                     FileEntry(check_path(p), int(n), bytes.fromhex(d), bytes.fromhex(oid))
@@ -259,7 +256,7 @@ class Library:
         """The models that this node holds, newest first. A model whose folder is not there (now) is left out."""
         return [
             replace(m, complete=all(_size_of(m.path / entry.path) == entry.size for entry in m.files))
-            for m in self._all_models()
+            for m in self._noted(_ALL_MODELS)
             if m.path.is_dir()
         ]
 
@@ -303,6 +300,13 @@ class Library:
             db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, value))
 
 
+_ALL_MODELS = (
+    "SELECT hub, repo_type, repo, commit_id, layout, path, files, revisions FROM models ORDER BY added_at DESC"
+)
+_OF_REPO = (
+    "SELECT hub, repo_type, repo, commit_id, layout, path, files, revisions FROM models "
+    "WHERE hub = ? AND repo_type = ? AND repo = ?"
+)
 _SET_REVISIONS = (
     "UPDATE models SET revisions = ? "
     "WHERE hub = ? AND repo_type = ? AND repo = ? AND commit_id = ? AND layout = ? AND path = ?"
