@@ -43,15 +43,15 @@ def fill_memory(*folders: Path) -> None:
         # Page by page: large ones would be whole again when they are let go, and those go back to the host.
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
         _filler.append(file)
-    # On from where it was read last: pages that are read again would be held as such that are in use.
+    # On from where it was read last: pages that are read again would be held as such that are in use. Until the pages
+    # of files become no more: free memory does not tell that, as what ended programs had may come back meanwhile.
     file, buffer = _filler[0], bytearray(_READ_BYTES)
-    lowest, still = _free_bytes(), 0
+    cached, still = _cached_bytes(), 0
     for _ in range(psutil.virtual_memory().total * 3 // 2 // _STEP_BYTES):
         for _ in range(0, _STEP_BYTES, _READ_BYTES):
             file.readinto(buffer)
-        free = _free_bytes()
-        still = 0 if free < lowest - _STILL_BYTES else still + 1
-        lowest = min(lowest, free)
+        before, cached = cached, _cached_bytes()
+        still = 0 if cached > before + _STILL_BYTES else still + 1
         if still >= _STILL_STEPS:
             break
     for folder in folders:
@@ -70,9 +70,9 @@ def _keep_in_memory(folder: Path) -> None:
                 pass
 
 
-def _free_bytes() -> int:
-    """Memory that nothing uses, pages of files included."""
-    return int(psutil.virtual_memory().free)
+def _cached_bytes() -> int:
+    """Pages of files in memory."""
+    return int(psutil.virtual_memory().cached)
 
 
 def _reported_kib() -> int | None:
