@@ -136,7 +136,10 @@ def _metainfo(model: LabModel, hub_url: str | None) -> bytes:
     files = lt.file_storage()
     for path in sorted(model.digests):
         files.add_file(f"{model.commit}/{path}", (model.folder / path).stat().st_size)
-    made = lt.create_torrent(files, _PIECE_BYTES, lt.create_torrent.v1_only)
+    flags = lt.create_torrent.v1_only
+    if hub_url is None:  # no piece is in two files: of what nodes have of one another nothing is lacking then
+        flags |= lt.create_torrent.canonical_files
+    made = lt.create_torrent(files, _PIECE_BYTES, flags)
     parent = model.root.parent / "torrent"
     parent.mkdir(exist_ok=True)
     link = parent / model.commit
