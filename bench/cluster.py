@@ -19,6 +19,7 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.rss import peak_rss_bytes
 from exo_dl.locations import socket_path, socket_target
 from exo_dl.rpc.v1 import cluster_pb2, cluster_pb2_grpc
 
@@ -352,9 +353,8 @@ class Node:
             return stub.GetMetrics(cluster_pb2.GetMetricsRequest(), timeout=10).metrics
 
     def peak_rss_bytes(self) -> int:
-        """The most memory that the daemon's process held (VmHWM)."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii", errors="replace")
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+        """The most memory that the daemon's process held."""
+        return peak_rss_bytes(self.process.pid)
 
     def log_tail(self, *, lines: int = 30) -> str:
         """The end of the daemon's log."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from bench.rss import peak_rss_bytes
 from exo_dl.core.manifest import piece_size_for
 from exo_dl.core.swarm import FetchResult
 from exo_dl.net.fetch import FetchEvent, FetchPool, JobEnded, PeerJob, PieceTarget
@@ -127,9 +127,7 @@ def _fetch(source: Path, secret: str, target: Path, port: int, node: str, connec
     pool.close()
     if bad:
         sys.exit(f"A job ended with {bad[0].result}: {bad[0].detail}")
-    # Not ru_maxrss: that begins with what the process was before its exec.
-    peak = re.search(r"VmHWM:\s+([0-9]+) kB", Path("/proc/self/status").read_text())
-    print(json.dumps({"seconds": seconds, "cpu_s": cpu_s, "rss_bytes": int(peak[1]) * 1024 if peak else 0}))
+    print(json.dumps({"seconds": seconds, "cpu_s": cpu_s, "rss_bytes": peak_rss_bytes()}))
 
 
 def _main() -> None:

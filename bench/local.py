@@ -52,12 +52,19 @@ _LATE_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One pull. ``lag``: (at most so many seconds, looks) of all nodes' event loops, exo-dl's alone."""
+    """One pull.
+
+    Attributes:
+        begin_s: of ``wall_s``, from the command's start until the pull has begun: the command's own, and the list of
+            files. libtorrent has that list, and its programs run already.
+        lag: (at most so many seconds, looks) of all nodes' event loops, exo-dl's alone.
+    """
 
     name: str
     program: str
     mib: int
     wall_s: float
+    begin_s: float
     gb_per_s: float
     cpu_s_per_gb: float
     peak_rss_mb: float
@@ -122,9 +129,9 @@ def _nodes(folder: Path, url: str, count: int) -> Iterator[list[Node]]:
 def _pull(name: str, model: LabModel, nodes: Sequence[Node]) -> Row:
     """Pulls the whole model to all nodes."""
     before = {node.name: (node.metrics(), node.cpu_s()) for node in nodes}
-    begin = time.monotonic()
-    nodes[0].json("pull", model.repo, timeout_s=900)
-    wall_s = time.monotonic() - begin
+    begin, begin_at_s = time.monotonic(), time.time()
+    pull, *_ = nodes[0].json("pull", model.repo, timeout_s=900)
+    wall_s, begin_s = time.monotonic() - begin, pull["started_at_s"] - begin_at_s
     taken = cpu_s = 0.0
     lags = []
     for node in nodes:
@@ -140,6 +147,7 @@ def _pull(name: str, model: LabModel, nodes: Sequence[Node]) -> Row:
         program="exo-dl",
         mib=round(model.size_bytes / _MIB),
         wall_s=wall_s,
+        begin_s=begin_s,
         gb_per_s=taken / _GB / wall_s,
         cpu_s_per_gb=cpu_s / (taken / _GB),
         peak_rss_mb=max(node.peak_rss_bytes() for node in nodes) / 1e6,
@@ -173,6 +181,7 @@ def _of_torrent(name: str, model: LabModel, used: Used, shares: float) -> Row:
         program="libtorrent",
         mib=round(model.size_bytes / _MIB),
         wall_s=used.wall_s,
+        begin_s=0.0,
         gb_per_s=taken_gb / used.wall_s,
         cpu_s_per_gb=used.cpu_s / taken_gb,
         peak_rss_mb=used.rss_bytes / 1e6,
@@ -238,7 +247,7 @@ def _median(runs: Sequence[Row]) -> Row:
     """The medians of several runs; the lag is that of all of them."""
     numbers = {
         name: statistics.median(getattr(run, name) for run in runs)
-        for name in ("wall_s", "gb_per_s", "cpu_s_per_gb", "peak_rss_mb")
+        for name in ("wall_s", "begin_s", "gb_per_s", "cpu_s_per_gb", "peak_rss_mb")
     }
     lag: Counter[float] = Counter()
     for run in runs:
@@ -248,15 +257,16 @@ def _median(runs: Sequence[Row]) -> Row:
 
 def _table(rows: Sequence[Row]) -> None:
     print(
-        f"{'':16} {'':10} {'MiB':>6} {'wall s':>7} {'s/GB':>6} {'GB/s':>6} {'CPU s/GB':>9} {'RSS MB':>7}"
+        f"{'':16} {'':10} {'MiB':>6} {'wall s':>7} {'begin':>6} {'s/GB':>6} {'GB/s':>6} {'CPU s/GB':>9} {'RSS MB':>7}"
         f"  lag ms, p50 p99 max; looks, of them over {_LATE_S * 1000:g} ms"
     )
     for row in rows:
         lag = " ".join(f"{1000 * lag_at(row.lag, share):g}" for share in (0.5, 0.99, 1.0))
         looks = f"{sum(count for _, count in row.lag)} {sum(count for bound_s, count in row.lag if bound_s > _LATE_S)}"
+        used = f"{row.cpu_s_per_gb:9.2f} {row.peak_rss_mb:7.0f}"
         print(
-            f"{row.name:16} {row.program:10} {row.mib:6} {row.wall_s:7.2f} {1 / row.gb_per_s:6.2f} {row.gb_per_s:6.2f}"
-            f" {row.cpu_s_per_gb:9.2f} {row.peak_rss_mb:7.0f}  {f'{lag}; {looks}' if row.lag else ''}"
+            f"{row.name:16} {row.program:10} {row.mib:6} {row.wall_s:7.2f} {row.begin_s:6.2f} {1 / row.gb_per_s:6.2f}"
+            f" {row.gb_per_s:6.2f} {used}  {f'{lag}; {looks}' if row.lag else ''}"
         )
 
 

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cluster import Node
+from bench.rss import peak_rss_bytes
 
 __all__ = ["Used", "hf_download"]
+
+_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,13 @@ def hf_download(nodes: Sequence[Node], repo: str) -> Used:
     usages: list[tuple[int, float, int]] = []
 
     def reap(process: subprocess.Popen[bytes]) -> None:
-        _, status, usage = os.wait4(process.pid, 0)
+        peak_bytes = ended = 0
+        while not ended:
+            peak_bytes = peak_rss_bytes(process.pid) or peak_bytes
+            time.sleep(_LOOK_S)
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         process.returncode = os.waitstatus_to_exitcode(status)
-        usages.append((process.returncode, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024))
+        usages.append((process.returncode, usage.ru_utime + usage.ru_stime, peak_bytes))
 
     threads = [threading.Thread(target=reap, args=(process,)) for process in processes]
     for thread in threads:

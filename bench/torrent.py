@@ -26,6 +26,7 @@ from bench.cluster import wait_until
 from bench.lab import HUB_URL, Lab
 from bench.models import LabModel
 from bench.peers import Used
+from bench.rss import peak_rss_bytes
 
 __all__ = ["TorrentPeer", "swarm", "torrent"]
 
@@ -180,8 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _wait(lambda: bool(handle.status().is_seeding))
     (args.folder / "done").touch()
     _wait((args.words / "end").exists)
-    rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    usage = {"cpu_s": _cpu_s() - before_s, "rss_bytes": rss_bytes}
+    usage = {"cpu_s": _cpu_s() - before_s, "rss_bytes": peak_rss_bytes()}
     (args.folder / "usage").write_text(json.dumps(usage), encoding="utf-8")
     return 0
 
